@@ -1,0 +1,253 @@
+"""The command line: ``saebench demo | run | inspect | train | card | plan``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from saebench._version import __version__
+from saebench.errors import ConfigError, SaebenchError
+from saebench.options import add_options, as_arguments, configured
+
+USAGE_ERROR = 4  # as pytest's
+
+EPILOG = """\
+examples:
+  saebench demo                                        the whole line on what ships with saebench
+  saebench inspect hf:org/repo@main:layer_12           what a checkpoint is, without a model
+  saebench run saes/a --model gpt2 --data texts.jsonl  measure, gate, write the card
+  saebench plan saes/ --model gpt2 --data texts.jsonl  what a run would do, and how long it would take
+  saebench train recipe.toml                           make a checkpoint
+  saebench card reports/a -o README.md                 write the card again from its records
+
+exit codes are pytest's: 0 all gates passed, 1 some failed, 2 interrupted, 4 usage (also: nothing measured)
+"""
+RUN_EPILOG = """\
+examples:
+  saebench run saes/topk-s0 --model ./model --data heldout.jsonl --out reports/topk
+  saebench run saes/ --model ./model --data heldout.jsonl        every checkpoint in the folder, one pass
+  saebench run --config saebench.toml                            everything from a file
+  saebench run saes/a --model m --data d --gate 'fve >= 0.8' --gate 'l0 = 60..70' --confidence
+  saebench run --config saebench.toml -- -k fve -n 2             what follows -- goes to pytest
+
+Running again with other limits measures nothing again: records are kept in OUT/records.
+"""
+INSPECT_EPILOG = """\
+examples:
+  saebench inspect saes/topk-s0
+  saebench inspect hf:org/repo@0123abc:layer_12/width_16k --json
+  saebench inspect runs/ae_dir --allow-pickle          dictionary_learning's ae.pt
+"""
+TRAIN_EPILOG = """\
+example recipe:
+  model = "path/or/hub-id"
+  data = "train.jsonl"
+  held_out = "heldout.jsonl"
+  site = "blocks.2.hook_resid_pre"
+  architecture = "topk"          # or "batchtopk"
+  d_sae = 1024
+  k = 16
+  tokens = 2_000_000
+  out = "saes/topk-s0"
+
+Every key is documented in saebench.train.recipe; an unknown one is an error that names the nearest.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; errors are one message on stderr (a traceback with ``--debug``)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    ours, pytest_arguments = _split(arguments)
+    parser = _parser()
+    values = parser.parse_args(ours)
+    values.pytest_arguments = pytest_arguments
+    values.command_line = shlex.join(["saebench", *arguments])
+    try:
+        return values.handler(values)
+    except SaebenchError as error:
+        if values.debug:
+            raise
+        print(f"saebench: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("saebench: interrupted; what was measured before is kept", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments before and after ``--``."""
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="saebench",
+        description="The test suite for sparse-autoencoder checkpoints.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"saebench {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    demo = _command(commands, "demo", _demo, "measure, gate and write up the shipped checkpoints")
+    demo.add_argument(
+        "--out", default="saebench-demo", metavar="DIR", help="default: saebench-demo"
+    )
+
+    for name, handler, summary in (
+        ("run", _run, "measure checkpoints, gate them, write the report"),
+        ("plan", _plan, "say what a run would do and roughly how long it would take"),
+    ):
+        command = _command(commands, name, handler, summary, RUN_EPILOG)
+        command.add_argument(
+            "saes", nargs="*", metavar="REF", help="checkpoint: folder or hf:org/repo@rev:path"
+        )
+        command.add_argument("--config", metavar="FILE", help="saebench.toml or pyproject.toml")
+        add_options(command.add_argument)
+
+    inspect = _command(commands, "inspect", _inspect, "say what a checkpoint is", INSPECT_EPILOG)
+    inspect.add_argument("ref", metavar="REF")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.add_argument("--site", metavar="SITE", help="hook point, where the file names none")
+    inspect.add_argument(
+        "--allow-pickle", action="store_true", help="read .pt files, with weights_only=True"
+    )
+
+    train = _command(commands, "train", _train, "train a TopK or BatchTopK SAE", TRAIN_EPILOG)
+    train.add_argument(
+        "recipe", metavar="RECIPE", nargs="+", help="TOML file; several share one stream"
+    )
+    train.add_argument(
+        "--overwrite", action="store_true", help="replace a checkpoint that is there"
+    )
+
+    card = _command(commands, "card", _card, "write the model card from records")
+    card.add_argument("reports", metavar="DIR", help="the --out folder of a run")
+    card.add_argument("-o", "--output", metavar="FILE", help="default: DIR/README.md")
+    return parser
+
+
+def _command(
+    commands: Any,
+    name: str,
+    handler: Callable[[argparse.Namespace], int],
+    summary: str,
+    epilog: str | None = None,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--debug", action="store_true", help="show tracebacks")
+    command.set_defaults(handler=handler)
+    return command
+
+
+def _demo(values: argparse.Namespace) -> int:
+    from saebench.options import OPTIONS
+
+    blank = dict.fromkeys(option.keyword for option in OPTIONS)
+    blank["out"] = values.out
+    run = argparse.Namespace(
+        **{**vars(values), **blank}, saes=[], config=str(_fixture("demo.toml"))
+    )
+    return _run(run)
+
+
+def _fixture(name: str) -> Path:
+    """A file of the shipped fixtures: in the installed package, or in the checkout."""
+    from importlib.resources import files
+
+    return Path(str(files("saebench.fixtures").joinpath(name)))
+
+
+def _session(values: argparse.Namespace) -> Any:
+    from saebench.session import Session
+
+    return Session(configured(values.config, values.saes, lambda keyword: getattr(values, keyword)))
+
+
+def _run(values: argparse.Namespace) -> int:
+    import pytest
+
+    from saebench.plugin import Handover
+
+    session = _session(values)
+    session.measure_all()
+    arguments = [
+        "-c",
+        str(_suite_folder() / "pytest.ini"),
+        f"--rootdir={Path.cwd()}",
+        *([f"--saebench-config={values.config}"] if values.config else []),
+        *(f"--saebench-sae={ref}" for ref in values.saes),
+        *as_arguments(values, prefix="--saebench-"),
+        f"--saebench-command={values.command_line}",
+        "-q",
+        *[str(_suite_folder() / f"test_{suite}.py") for suite in session.config.suites],
+        *values.pytest_arguments,
+    ]
+    return int(pytest.main(arguments, plugins=[Handover(session)]))
+
+
+def _suite_folder() -> Path:
+    from importlib.resources import files
+
+    return Path(str(files("saebench.suites")))
+
+
+def _plan(values: argparse.Namespace) -> int:
+    from saebench.plan import plan
+
+    print(plan(_session(values)))
+    return 0
+
+
+def _inspect(values: argparse.Namespace) -> int:
+    import json
+
+    from saebench.loading import inspect
+
+    found = inspect(values.ref, site=values.site, allow_pickle=values.allow_pickle)
+    print(json.dumps(found.to_json(), indent=2) if values.json else found.to_text())
+    return 0
+
+
+def _train(values: argparse.Namespace) -> int:
+    from saebench.train import train_recipes
+
+    for line in train_recipes(
+        [Path(recipe) for recipe in values.recipe], overwrite=values.overwrite
+    ):
+        print(line)
+    return 0
+
+
+def _card(values: argparse.Namespace) -> int:
+    from saebench.report import write_card
+
+    folder = Path(values.reports)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"the report folder {folder}", "there is none", "Name the --out folder of a run."
+        )
+    print(
+        f"wrote {write_card(folder, Path(values.output) if values.output else folder / 'README.md')}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

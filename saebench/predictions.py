@@ -1,0 +1,135 @@
+"""What the model predicts when an activation is replaced: clean, spliced and ablated continuations.
+
+The model runs up to a site once per batch (:meth:`LanguageModel.prefix`); everything here resumes from
+there. Logits exist only for the chunk of tokens being scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saebench.continuation import Prefix
+from saebench.metrics.prediction import Losses, against_clean, clean_part
+from saebench.models import LanguageModel
+from saebench.sites import Site
+from saebench.tokens import Batch
+
+LOGIT_CHUNK_BYTES = 32 * 2**20
+MIN_LOGIT_ROWS = 256  # below this the unembedding product itself slows down
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The positions whose next-token prediction is scored, and what the next token is.
+
+    ``rows[m]`` and ``columns[m]`` place each in the batch, ``targets[m]`` is the token that follows.
+    A position is scored when the policy counts it and a real token follows it in the same
+    sequence: so never the last position, and never into padding, which is known by the attention
+    mask and not by a token id (a pad token that is also EOS drops no target).
+    """
+
+    rows: Tensor
+    columns: Tensor
+    targets: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch) -> Scored:
+        """The scored positions of a batch, sequence after sequence."""
+        scored = batch.counted[:, :-1] & batch.attention_mask[:, :-1] & batch.attention_mask[:, 1:]
+        rows, columns = scored.nonzero(as_tuple=True)
+        return cls(rows, columns, batch.ids[rows, columns + 1])
+
+    def pick(self, hidden: Tensor) -> Tensor:
+        """``hidden[b, t, d]`` at the scored positions, ``[m, d]``; a single row serves all sequences."""
+        rows = torch.zeros_like(self.rows) if hidden.shape[0] == 1 else self.rows
+        return hidden[rows, self.columns]
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Hidden states ``[b, t, d]`` after the final norm, or ``[1, t, d]`` that serve every sequence.
+
+    ``reverse`` asks for KL(continuation‖clean) as well.
+    """
+
+    hidden: Tensor
+    reverse: bool = False
+
+
+def spliced(clean: Tensor, counted: Tensor, replacement: Tensor) -> Tensor:
+    """``clean[b, t, d]`` with the counted positions replaced by ``replacement[n, d]``.
+
+    Positions that the mask policy does not count keep their clean activation in every continuation
+    alike, so that neither the reconstruction nor an ablation is charged for them.
+    """
+    out = clean.clone()
+    out[counted] = replacement.to(out.dtype)
+    return out
+
+
+def continue_from(model: LanguageModel, prefix: Prefix, site: Site, replacement: Tensor) -> Tensor:
+    """Hidden states ``[b, t, d]`` (``[1, t, d]`` if all rows are equal) after replacing the site.
+
+    An ablated residual stream holds the same vectors in every sequence; nothing after it can then tell
+    the sequences apart, so one of them is continued for all. Not so for sites inside a block (the
+    stream around them still differs), under padding, or where later blocks read the tokens again.
+    """
+    if (
+        replacement.shape[0] > 1
+        and site.kind.startswith("resid")
+        and prefix.attention_mask is None
+        and not model.token_dependent_suffix
+        and bool((replacement == replacement[:1]).all())
+    ):
+        return model.resume(prefix, site, replacement[:1], rows=slice(0, 1))
+    return model.resume(prefix, site, replacement)
+
+
+def score(
+    model: LanguageModel, scored: Scored, clean: Tensor, others: Mapping[str, Continuation]
+) -> tuple[Tensor, dict[str, Losses]]:
+    """``(ce_clean[m], losses per continuation)`` from hidden states after the final norm.
+
+    ``clean`` is ``[b, t, d]``. The clean logits of a chunk are computed once, whatever the number of
+    continuations; logits are never held for more than one chunk and one continuation.
+    """
+    m = scored.targets.shape[0]
+    rows = max(MIN_LOGIT_ROWS, LOGIT_CHUNK_BYTES // (4 * model.vocab_size))
+    buffers = [clean.new_empty(min(rows, m), model.vocab_size) for _ in range(2)]
+    scratch = buffers[0].float().clone()
+    shared = {
+        name: model.unembed(other.hidden[0])
+        for name, other in others.items()
+        if other.hidden.shape[0] == 1 != clean.shape[0]
+    }
+    ce_clean: list[Tensor] = []
+    parts: dict[str, list[Losses]] = {name: [] for name in others}
+    for start in range(0, m, rows):
+        piece = slice(start, start + rows)
+        at = Scored(scored.rows[piece], scored.columns[piece], scored.targets[piece])
+        here, there = (buffer[: at.targets.shape[0]] for buffer in buffers)
+        part = clean_part(model.unembed(at.pick(clean), here), at.targets, out=scratch)
+        ce_clean.append(part.ce)
+        for name, other in others.items():
+            if name in shared:
+                logits = torch.index_select(shared[name], 0, at.columns, out=there)
+            else:
+                logits = model.unembed(at.pick(other.hidden), there)
+            parts[name].append(against_clean(part, logits, reverse=other.reverse))
+    if not m:
+        return clean.new_empty(0).double(), {}
+    return torch.cat(ce_clean), {name: _joined(items) for name, items in parts.items()}
+
+
+def _joined(parts: Sequence[Losses]) -> Losses:
+    """The losses of consecutive chunks in one."""
+    backward = [part.kl_reverse for part in parts if part.kl_reverse is not None]
+    return Losses(
+        torch.cat([part.ce for part in parts]),
+        torch.cat([part.kl for part in parts]),
+        torch.cat(backward) if backward else None,
+    )

@@ -1,0 +1,211 @@
+"""One run: the checkpoints a configuration names, measured once, judged as often as asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saebench.config import Config, SAESpec, configured_gates
+from saebench.errors import ConfigError
+from saebench.gates import Gate, Verdict, judge
+from saebench.record import Measurement, Record
+
+if TYPE_CHECKING:
+    from saebench.sae import SAE
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One checkpoint of the run: its reference, the name it goes by, and what the config says of it."""
+
+    name: str
+    ref: str
+    spec: SAESpec
+
+    @property
+    def allow_pickle(self) -> bool:
+        """Whether ``.pt`` files may be read."""
+        return self.spec.allow_pickle
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on one checkpoint; ``measured["fve"]`` is a :class:`Value` to compare with."""
+
+    record: Record
+    config: Config
+
+    def __getitem__(self, metric: str) -> Value:
+        measurement = self.record.get(metric)
+        if measurement is None:
+            from saebench.metrics.definitions import definition
+
+            found = definition(metric)  # an unknown name raises with the nearest one
+            measurement = Measurement(found.id, None, reason="this run did not measure it")
+        return Value(measurement)
+
+    def applies(self, gate: Gate) -> bool:
+        """Whether the gate can be asked of this checkpoint: a shipped limit on k needs a k."""
+        return gate.at(self._k) is not None
+
+    def judge(self, gate: Gate) -> Verdict:
+        """The verdict of a gate, with the waivers of the configuration; skips one that does not apply."""
+        resolved = gate.at(self._k)
+        if resolved is None:
+            import pytest
+
+            pytest.skip(
+                f"the checkpoint states no k, so the shipped limit on {gate.metric} does not apply"
+            )
+        return judge(
+            resolved,
+            self.record.get(gate.metric),
+            name=self.record.name,
+            waivers=self.config.waivers,
+        )
+
+    @property
+    def _k(self) -> int | None:
+        return self.record.checkpoint["cfg"].get("k")
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A measurement that compares like its estimate; what could not be measured compares as False."""
+
+    measurement: Measurement
+
+    @property
+    def value(self) -> float | None:
+        """The estimate."""
+        return self.measurement.value
+
+    def __ge__(self, limit: float) -> bool:
+        return self.value is not None and self.value >= limit
+
+    def __le__(self, limit: float) -> bool:
+        return self.value is not None and self.value <= limit
+
+    def __gt__(self, limit: float) -> bool:
+        return self.value is not None and self.value > limit
+
+    def __lt__(self, limit: float) -> bool:
+        return self.value is not None and self.value < limit
+
+    def __float__(self) -> float:
+        if self.value is None:
+            raise ConfigError(
+                f"the value of {self.measurement.metric}",
+                str(self.measurement.reason),
+                "Gate on something that this run can measure.",
+            )
+        return self.value
+
+    def explain(self, operator: str, limit: object) -> str:
+        """The line that stands for a failed comparison with ``limit``."""
+        from saebench.gates import Gate, parse_limit
+
+        gate = Gate(self.measurement.metric, parse_limit(f"{operator} {limit}"))
+        return judge(gate, self.measurement).message
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a run leaves behind: the closing table and the files of the report."""
+
+    table: str
+    paths: tuple[Path, ...]
+
+
+@dataclass
+class Session:
+    """The state of a run: what was configured, what was found, what was measured."""
+
+    config: Config
+    _records: dict[str, Record] = field(default_factory=dict)
+    _loaded: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def entries(self) -> Mapping[str, Entry]:
+        """The checkpoints by name, folders of several opened up, in a fixed order.
+
+        Raises :class:`ConfigError` when there is none, or two go by one name.
+        """
+        from saebench.loading import expand, short_name
+
+        found: dict[str, Entry] = {}
+        for spec in self.config.saes:
+            references = expand(spec.ref)
+            for reference in references:
+                name = short_name(reference)
+                if spec.name is not None:
+                    name = spec.name if len(references) == 1 else f"{spec.name}-{name}"
+                if name in found:
+                    raise ConfigError(
+                        "a name of its own for each checkpoint",
+                        f"{found[name].ref} and {reference} are both called {name!r}",
+                        "Give one of them a name in [[sae]].",
+                    )
+                found[name] = Entry(name, str(reference), replace(spec, name=name))
+        if not found:
+            raise ConfigError(
+                "checkpoints to measure",
+                "none",
+                "Name one (saebench run REF, --saebench-sae REF) or list them under [[sae]] in saebench.toml.",
+            )
+        return found
+
+    def gates(self, suite: str) -> list[tuple[str, Gate]]:
+        """Every (checkpoint, gate) of a suite, in a fixed order."""
+        return [
+            (name, gate)
+            for name, entry in self.entries.items()
+            for gate in configured_gates(self.config, name, entry.spec)
+            if gate.suite == suite
+        ]
+
+    def measured(self, name: str) -> Measured:
+        """What was measured on a checkpoint; the first call measures all of them in one pass."""
+        if name not in self._records:
+            self.measure_all()
+        return Measured(self._records[name], self.config)
+
+    def measure_all(self) -> None:
+        """Measure every checkpoint that has no record yet, in one pass."""
+        from saebench.measure import measure
+
+        wanted = [(entry.name, entry.ref, entry.spec) for entry in self.entries.values()]
+        self._records = measure(self.config, wanted)
+
+    def sae(self, name: str) -> SAE:
+        """The checkpoint, loaded once."""
+        if name not in self._loaded:
+            from saebench.loading import load_sae
+
+            entry = self.entries[name]
+            self._loaded = {
+                name: load_sae(entry.ref, site=entry.spec.site, allow_pickle=entry.allow_pickle)
+            }
+        return self._loaded[name]
+
+    def finish(self, judged: Sequence[tuple[str, str]], *, command: str | None) -> Written:
+        """Write the report on the (checkpoint, metric) pairs that were judged.
+
+        Raises :class:`~saebench.errors.OutputError` when it cannot be written.
+        """
+        from saebench.report import results_table, write_report, write_summary
+
+        wanted = set(judged)
+        verdicts = [
+            self.measured(name).judge(gate)
+            for suite in self.config.suites
+            for name, gate in self.gates(suite)
+            if (name, gate.metric) in wanted
+        ]
+        records = [self.measured(name).record for name in self.entries if name in dict(judged)]
+        paths = write_report(records, verdicts, self.config.out, command=command or "")
+        write_summary(records, verdicts)
+        return Written(results_table(records, verdicts), tuple(paths))
