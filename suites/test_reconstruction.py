@@ -6,5 +6,5 @@ import pytest
 @pytest.mark.saebench(suite="reconstruction")
 def test_reconstruction(measured, gate):
     """The measured value, or the bound of its interval, is within the limit."""
-    verdict = measured.judge(gate)
-    assert verdict.passed, verdict.message
+    passed, message = measured.check(gate)
+    assert passed, message

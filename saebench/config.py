@@ -1,0 +1,237 @@
+"""``saebench.toml`` or ``[tool.saebench]`` of ``pyproject.toml``: what to measure and demand.
+
+    model = "models/tiny"                  # or a table: ref, revision, dtype
+    data = "text/heldout.jsonl"            # or a table: spec, context_size, mask, pack and
+    out = "reports/tiny"                   #   n_sequences or n_tokens
+    batch_size = 32                        # and device, confidence, suites
+    [gates]
+    fve = ">= 0.80"                        # a limit for every checkpoint
+    ce_recovered = { limit = ">= 0.9", confidence = true }
+    dead_fraction = false                  # no gate, though one is shipped
+    [[sae]]
+    ref = "saes/topk-s0"                   # and name, site, allow_pickle
+    gates = { l0 = "16" }                  # limits for this one
+    [[waiver]]
+    sae = "topk-*"
+    metric = "fve"
+    reason = "trained for a tenth of the tokens"
+    expires = 2027-01-31
+
+Paths are relative to the file that they stand in. Whatever is not in this schema is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from saebench.defaults import Rules, default_rules, metric_names, parse_rules, suite_of
+from saebench.errors import ConfigError
+from saebench.gates import Gate
+from saebench.settings import (
+    TOP_KEYS,
+    Config,
+    DataSpec,
+    ModelSpec,
+    Place,
+    SAESpec,
+    parse_config,
+    parse_data,
+    parse_model,
+    parse_settings,
+    unique,
+)
+from saebench.tables import Table, read_toml
+
+__all__ = [
+    "FILE_NAME",
+    "Config",
+    "DataSpec",
+    "ModelSpec",
+    "SAESpec",
+    "configured_gates",
+    "find_config",
+    "gates_for",
+    "load_config",
+    "merge_options",
+]
+
+FILE_NAME = "saebench.toml"
+
+
+def find_config(start: Path) -> Path | None:
+    """The nearest ``saebench.toml``, or ``pyproject.toml`` with our table, from ``start`` up."""
+    for folder in (start.absolute(), *start.absolute().parents):
+        if (folder / FILE_NAME).is_file():
+            return folder / FILE_NAME
+        project = folder / "pyproject.toml"
+        if project.is_file() and _has_our_table(project):
+            return project
+    return None
+
+
+def load_config(path: str | Path | None = None, cwd: Path | None = None) -> Config:
+    """The configuration in ``path``, or in the one that :func:`find_config` finds, or an empty one.
+
+    Raises :class:`ConfigError` when the file is missing, is not TOML, or does not fit the schema.
+    """
+    cwd = (cwd or Path.cwd()).absolute()
+    source = find_config(cwd) if path is None else cwd / Path(path).expanduser()
+    if source is None:
+        return Config()
+    data: Any = read_toml(source)
+    where = source.name
+    if source.name == "pyproject.toml":
+        data = _our_table(data)
+        where = "[tool.saebench] of pyproject.toml"
+        if data is None:
+            raise ConfigError(
+                f"[tool.saebench] in {source}",
+                "there is no such table",
+                f"Add it, or use {FILE_NAME}.",
+            )
+    config = parse_config(Table(data, where, TOP_KEYS), Place(where, source.parent, cwd))
+    return replace(config, source=source)
+
+
+def merge_options(
+    config: Config,
+    *,
+    sae: Sequence[str] = (),
+    model: str | None = None,
+    revision: str | None = None,
+    dtype: str | None = None,
+    data: str | None = None,
+    context_size: int | None = None,
+    n_sequences: int | None = None,
+    n_tokens: int | None = None,
+    mask: str | None = None,
+    pack: bool | None = None,
+    out: str | Path | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    confidence: bool | None = None,
+    suites: Sequence[str] = (),
+    gates: Sequence[str] = (),
+    site: str | None = None,
+    allow_pickle: bool | None = None,
+) -> Config:
+    """``config`` with options in place of what it says; None and nothing leave it as it is.
+
+    ``sae`` replaces the checkpoints: one that the configuration knows, by name or reference, keeps
+    its settings. ``gates`` are texts such as ``fve >= 0.8`` or ``l0 = 60..70``. Paths are relative
+    to the current folder. Raises :class:`ConfigError` as :func:`load_config` does.
+    """
+    place = Place("the options", Path.cwd(), Path.cwd())
+    top = _given(batch_size=batch_size, device=device, confidence=confidence)
+    top |= {"out": str(out)} if out is not None else {}
+    top |= {"suites": list(suites)} if suites else {}
+    changes = parse_settings(Table(top, place.where), place)
+    if new := _given(ref=model, revision=revision, dtype=dtype):
+        # a revision belongs to its model, not to the next one
+        kept = _kept(config.model, drop=("revision",) if model is not None else ())
+        changes["model"] = parse_model({**kept, **new}, place)
+    size = _given(n_sequences=n_sequences, n_tokens=n_tokens)
+    if new := _given(spec=data, context_size=context_size, mask=mask, pack=pack) | size:
+        kept = _kept(config.data, drop=("n_sequences", "n_tokens") if size else ())
+        changes["data"] = parse_data({**kept, **new}, place)
+    saes = tuple(spec for text in sae for spec in _chosen(config.saes, text, place)) or config.saes
+    chosen = _given(site=site, allow_pickle=allow_pickle)
+    changes["saes"] = unique(replace(spec, **chosen) for spec in saes)
+    changes["overrides"] = {**config.overrides, **_gate_options(gates)}
+    return replace(config, **changes)
+
+
+def gates_for(
+    config: Config, name: str, k: int | None, sae: SAESpec | None = None
+) -> tuple[Gate, ...]:
+    """The gates of the checkpoint called ``name`` with ``k`` active latents per token (None: none).
+
+    The shipped limits, then ``[gates]``, then those of ``sae`` (when not given: the entry with this
+    name), then options; the last word counts. Ordered by suite and metric; suites that are not
+    asked for are left out.
+    """
+    resolved = (gate.at(k) for gate in configured_gates(config, name, sae))
+    return tuple(gate for gate in resolved if gate is not None)
+
+
+def configured_gates(config: Config, name: str, sae: SAESpec | None = None) -> tuple[Gate, ...]:
+    """As :func:`gates_for` before the k of the checkpoint is known: limits may still need it."""
+    spec = sae or next((spec for spec in config.saes if name in _names(spec)), None)
+    layers = [default_rules(), config.gates, spec.gates if spec else {}, config.overrides]
+    gates = []
+    for metric in metric_names():
+        level = max((i for i, layer in enumerate(layers) if metric in layer), default=None)
+        rule = None if level is None else layers[level][metric]
+        if rule is None or suite_of(metric) not in config.suites:
+            continue
+        confidence = config.confidence if rule.confidence is None else rule.confidence
+        gates.append(
+            Gate(
+                metric,
+                rule.limit,
+                confidence,
+                suite_of(metric),
+                rule.reason,
+                rule.source,
+                shipped=level == 0,
+            )
+        )
+    order = config.suites.index
+    return tuple(sorted(gates, key=lambda gate: order(gate.suite)))
+
+
+def _gate_options(texts: Sequence[str]) -> Rules:
+    """The rules of options such as ``fve >= 0.8``, ``l0 = 60..70`` or ``l0=>= 5``."""
+    rules: dict[str, Any] = {}
+    for text in texts:
+        found = re.fullmatch(r"\s*(\w+)(?!\w)\s*(?:=(?!=))?\s*(.+?)\s*", text)
+        if found is None:
+            raise ConfigError(f"the gate {text!r}", "no metric and limit", "Write 'fve >= 0.8'.")
+        rules[found[1]] = False if found[2] == "false" else found[2]
+    return parse_rules(rules, "the gates of the options")
+
+
+def _chosen(saes: Sequence[SAESpec], text: str, place: Place) -> list[SAESpec]:
+    """The checkpoints of the configuration that ``text`` names, or a new one.
+
+    A path that exists means itself, and no checkpoint elsewhere that only ends alike.
+    """
+    ref = place.path(text)
+    known = [spec for spec in saes if ref == spec.ref or text == spec.name]
+    if not known and not Path(ref).exists():
+        known = [spec for spec in saes if text in _names(spec)]
+    return known or [SAESpec(ref)]
+
+
+def _names(spec: SAESpec) -> tuple[str, ...]:
+    """What a checkpoint can be called: its name or, without one, the last part of its reference."""
+    return (spec.name,) if spec.name is not None else (re.split(r"[/:]", spec.ref.rstrip("/"))[-1],)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _kept(spec: ModelSpec | DataSpec | None, drop: Sequence[str]) -> dict[str, Any]:
+    kept = _given(**asdict(spec)) if spec is not None else {}
+    return {key: value for key, value in kept.items() if key not in drop}
+
+
+def _has_our_table(project: Path) -> bool:
+    """Whether a ``pyproject.toml`` is ours to read; one that is broken is, if it mentions us."""
+    try:
+        return _our_table(read_toml(project)) is not None
+    except ConfigError:
+        with suppress(OSError):
+            return b"[tool.saebench" in project.read_bytes()
+        return False
+
+
+def _our_table(project: dict[str, Any]) -> Any:
+    tools = project.get("tool")
+    return tools.get("saebench") if isinstance(tools, dict) else None

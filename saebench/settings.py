@@ -1,0 +1,231 @@
+"""The schema of a configuration: its frozen dataclasses, and how tables of it become them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saebench.defaults import (
+    Rules,
+    measured_suites,
+    metric_names,
+    parse_rules,
+    suite_names,
+    suite_of,
+)
+from saebench.errors import ConfigError
+from saebench.gates import Waiver
+from saebench.tables import Table, nearest
+
+TOP_KEYS = (
+    *("model", "data", "out", "batch_size", "device", "confidence", "suites"),
+    *("gates", "sae", "waiver"),
+)
+DTYPES = ("float32", "bfloat16", "float16")
+HUB_PREFIX = "hf:"
+MASKS = ("special", "bos", "none")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?|xpu(:\d+)?")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A language model: a folder or hub id, its revision, and the precision it runs in."""
+
+    ref: str
+    revision: str | None = None
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The text to measure on; ``n_sequences`` or ``n_tokens`` bounds how much of it is read."""
+
+    spec: str
+    context_size: int = 128
+    n_sequences: int | None = None
+    n_tokens: int | None = None
+    mask: str = "special"
+    pack: bool = True
+
+
+@dataclass(frozen=True)
+class SAESpec:
+    """A checkpoint, or a folder of them, with what overrides its own facts and the common gates."""
+
+    ref: str
+    name: str | None = None
+    site: str | None = None
+    allow_pickle: bool = False
+    gates: Rules = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run is asked to do; ``source`` is the file it was read from.
+
+    ``overrides`` are gates given as options, which win over ``gates`` and those of each checkpoint.
+    """
+
+    model: ModelSpec | None = None
+    data: DataSpec | None = None
+    saes: tuple[SAESpec, ...] = ()
+    out: Path = Path(".saebench")
+    batch_size: int = 32
+    device: str = "auto"
+    confidence: bool = False
+    suites: tuple[str, ...] = field(default_factory=measured_suites)
+    gates: Rules = field(default_factory=dict)
+    overrides: Rules = field(default_factory=dict)
+    waivers: tuple[Waiver, ...] = ()
+    source: Path | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a table stands: its name for messages, and what its relative paths are relative to."""
+
+    where: str
+    base: Path
+    cwd: Path
+
+    def path(self, text: str, *, local: bool = True) -> str:
+        """``text`` as a path from ``cwd``, or as it is where it names something on the hub.
+
+        ``local`` False is for names that may mean either: then only what exists, or starts with a
+        dot, is a path.
+        """
+        if text.startswith(HUB_PREFIX):
+            return text
+        there = self.base / Path(text).expanduser()
+        if not local and not text.startswith((".", "~")) and not there.exists():
+            return text
+        full = os.path.normpath(there)
+        if not Path(full).is_relative_to(self.cwd):
+            return full
+        below = os.path.relpath(full, self.cwd)
+        return f"./{below}" if below.startswith(HUB_PREFIX) else below
+
+
+def parse_config(table: Table, place: Place) -> Config:
+    """The configuration that the top ``table`` of a file spells."""
+    data = table.data
+    settings = parse_settings(table, place)
+    if "model" in data:
+        settings["model"] = parse_model(data["model"], place)
+    if "data" in data:
+        settings["data"] = parse_data(data["data"], place)
+    suites = settings.get("suites", measured_suites())
+    common = _rules(data.get("gates", {}), f"[gates] of {place.where}", suites)
+    return Config(
+        **settings,
+        saes=_saes(table, place, suites),
+        gates=common,
+        waivers=tuple(_waiver(item, place) for item in table.items("waiver")),
+    )
+
+
+def parse_settings(table: Table, place: Place) -> dict[str, Any]:
+    """The plain values of the top table that are there."""
+    found: dict[str, Any] = {}
+    if (out := table.text("out")) is not None:
+        found["out"] = Path(place.path(out))
+    if (batch_size := table.count("batch_size")) is not None:
+        found["batch_size"] = batch_size
+    if (device := table.text("device")) is not None:
+        if not _DEVICE.fullmatch(device):
+            raise table.error("device", f"found {device!r}", "Write auto, cpu, cuda, cuda:0, mps.")
+        found["device"] = device
+    if "confidence" in table.data:
+        found["confidence"] = table.flag("confidence")
+    if "suites" in table.data:
+        found["suites"] = tuple(dict.fromkeys(table.names("suites")))
+        if not found["suites"]:
+            raise table.error("suites", "an empty list", "Name a suite, or leave the key out.")
+        for name in found["suites"]:
+            if name not in suite_names():
+                raise table.error("suites", f"unknown suite {name!r}", nearest(name, suite_names()))
+    return found
+
+
+def parse_model(data: object, place: Place) -> ModelSpec:
+    """A model from its reference or its table."""
+    data = {"ref": data} if isinstance(data, str) else data
+    table = Table(data, f"[model] of {place.where}", ("ref", "revision", "dtype"))
+    ref = place.path(table.required("ref"), local=False)
+    return ModelSpec(ref, table.text("revision"), table.choice("dtype", DTYPES, "float32"))
+
+
+def parse_data(data: object, place: Place) -> DataSpec:
+    """A data set from its spec or its table."""
+    data = {"spec": data} if isinstance(data, str) else data
+    keys = ("spec", "context_size", "n_sequences", "n_tokens", "mask", "pack")
+    table = Table(data, f"[data] of {place.where}", keys)
+    n_sequences, n_tokens = table.count("n_sequences"), table.count("n_tokens")
+    if n_sequences is not None and n_tokens is not None:
+        raise ConfigError(
+            table.where, "both n_sequences and n_tokens", "Keep the one that should bound the run."
+        )
+    # the first token of a sequence predicts, the last is predicted: one alone measures nothing
+    context_size = table.count("context_size", 128, least=2)
+    assert context_size is not None
+    mask = table.choice("mask", MASKS, "special")
+    spec = place.path(table.required("spec"))
+    return DataSpec(spec, context_size, n_sequences, n_tokens, mask, table.flag("pack", True))
+
+
+def _saes(top: Table, place: Place, suites: Sequence[str]) -> tuple[SAESpec, ...]:
+    saes = unique(
+        _sae(item, number, place, suites) for number, item in enumerate(top.items("sae"), start=1)
+    )
+    names = [spec.name for spec in saes if spec.name is not None]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"[[sae]] of {place.where}", f"two are called {name!r}", "Give each its own name."
+            )
+    return saes
+
+
+def _sae(data: object, number: int, place: Place, suites: Sequence[str]) -> SAESpec:
+    data = {"ref": data} if isinstance(data, str) else data
+    where = f"[[sae]] number {number} of {place.where}"
+    table = Table(data, where, ("ref", "name", "site", "allow_pickle", "gates"))
+    return SAESpec(
+        place.path(table.required("ref")),
+        table.text("name"),
+        table.text("site"),
+        table.flag("allow_pickle"),
+        _rules(table.data.get("gates", {}), f"gates of {where}", suites),
+    )
+
+
+def _rules(data: object, where: str, suites: Sequence[str]) -> Rules:
+    """The rules of a table in the file, none of which may be left unchecked by ``suites``."""
+    rules = parse_rules(data, where)
+    for metric, rule in rules.items():
+        if rule is not None and suite_of(metric) not in suites:
+            raise ConfigError(
+                f"{metric!r} in {where}",
+                f"its suite {suite_of(metric)!r} is not in suites",
+                "Add the suite, or take the gate out.",
+            )
+    return rules
+
+
+def _waiver(data: object, place: Place) -> Waiver:
+    table = Table(data, f"[[waiver]] of {place.where}", ("sae", "metric", "reason", "expires"))
+    metric = table.choice("metric", metric_names(), table.required("metric"))
+    return Waiver(table.required("sae"), metric, table.required("reason"), table.day("expires"))
+
+
+def unique(saes: Iterable[SAESpec]) -> tuple[SAESpec, ...]:
+    """The checkpoints without repetitions, in their order."""
+    kept: list[SAESpec] = []
+    for spec in saes:
+        if spec not in kept:
+            kept.append(spec)
+    return tuple(kept)
