@@ -23,7 +23,9 @@ from saebench.errors import CheckpointError
 How = Literal["file", "user", "assumed"]
 Normalization = Literal["none", "layer_norm", "constant_norm_rescale"]
 
-CHUNK_BYTES = 32 * 2**20  # pre-activations of a row chunk: above this, fresh pages cost more than they save
+CHUNK_BYTES = (
+    32 * 2**20
+)  # pre-activations of a row chunk: above this, fresh pages cost more than they save
 MIN_CHUNK_ROWS = 256  # below this the encoder product itself slows down
 LAYER_NORM_EPS = 1e-5
 
@@ -47,7 +49,9 @@ class SAEConfig:
 
     ``d_in``, ``d_out`` are widths of the sites read and written, ``d_sae`` the number of latents,
     ``k`` the number of active latents per token asked for in training (None where there is none),
-    ``dtype`` the precision the file stores, ``site``/``site_out`` hook points as the file names them.
+    ``dtype`` the precision the file stores, ``site``/``site_out`` hook points as the file names them,
+    ``undo_normalization`` whether decoding undoes the normalisation of the input (a transcoder's
+    output is at another site, so its decoder does not).
     """
 
     architecture: str
@@ -60,6 +64,7 @@ class SAEConfig:
     model: str | None = None
     dtype: str = "float32"
     normalization: Normalization = "none"
+    undo_normalization: bool = True
     format: str = ""
     facts: Mapping[str, Fact] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -191,7 +196,9 @@ class SAE(nn.Module):
         offsets = torch.zeros(counts.shape[0] + 1, dtype=torch.int32, device=counts.device)
         offsets[1:] = counts.cumsum(0)
         indices = torch.cat([part.indices for part in parts]).int()
-        return SparseCodes(torch.cat([part.values for part in parts]), indices, offsets, self.cfg.d_sae)
+        return SparseCodes(
+            torch.cat([part.values for part in parts]), indices, offsets, self.cfg.d_sae
+        )
 
     def decode_codes(self, codes: SparseCodes, x: Tensor | None = None) -> Tensor:
         """Reconstruction ``x̂[n, d_out]``: a gather-and-sum over the active decoder rows only."""
@@ -234,7 +241,7 @@ class SAE(nn.Module):
         return x, None
 
     def _denormalize(self, reconstruction: Tensor, x: Tensor | None) -> Tensor:
-        if self.cfg.normalization == "none":
+        if self.cfg.normalization == "none" or not self.cfg.undo_normalization:
             return reconstruction
         if x is None:
             raise CheckpointError(
@@ -247,7 +254,11 @@ class SAE(nn.Module):
         return reconstruction * undo[0] + undo[1]
 
     def _with_skip(self, reconstruction: Tensor, x: Tensor) -> Tensor:
-        return reconstruction if self.W_skip is None else reconstruction + x.to(self.dtype) @ self.W_skip.T
+        return (
+            reconstruction
+            if self.W_skip is None
+            else reconstruction + x.to(self.dtype) @ self.W_skip.T
+        )
 
     def _pre_chunks(self, inputs: Tensor) -> Iterator[Tensor]:
         """Pre-activations of consecutive row chunks, all in one buffer that the next chunk overwrites."""

@@ -1,0 +1,202 @@
+"""A reference in, an SAE out: resolve, find the one checkpoint, recognise its format, read it."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from saebench.adapters import Claim, claim
+from saebench.errors import BadReferenceError, CheckpointError
+from saebench.files import CheckpointFiles, group_checkpoints
+from saebench.inspection import Inspection
+from saebench.reference import Reference, Resolved, fetch, parse_reference, resolve
+from saebench.sae import SAE, Fact, SAEConfig
+from saebench.weights import is_pickle, is_weights, refuse_pickle
+
+SHOWN = 12  # checkpoints listed in an error
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An SAE with where it came from: ``name`` is short and stable, as in test ids.
+
+    ``commit`` is the hub revision (None for local files), ``digests`` the SHA-256 of the config
+    and weight files by name.
+    """
+
+    reference: Reference
+    files: CheckpointFiles
+    claim: Claim
+    commit: str | None
+    digests: Mapping[str, str]
+    sae: SAE
+    name: str
+
+
+def load_sae(
+    ref: str | Path | Reference, *, site: str | None = None, allow_pickle: bool = False
+) -> SAE:
+    """The SAE at a reference (``hf:org/repo@revision:path``, or a local folder or weight file).
+
+    ``site`` names the hook point where the files do not, or overrules them. ``allow_pickle``
+    admits ``.pt`` files, read with ``weights_only=True``. Raises :class:`BadReferenceError` when
+    nothing, or more than one checkpoint, is there and :class:`CheckpointError` when the files are
+    not a usable checkpoint.
+    """
+    return open_checkpoint(ref, site=site, allow_pickle=allow_pickle).sae
+
+
+def open_checkpoint(
+    ref: str | Path | Reference, *, site: str | None = None, allow_pickle: bool = False
+) -> Checkpoint:
+    """The checkpoint at a reference: :func:`load_sae` with files, digests, commit and name."""
+    resolved = resolve(as_reference(ref))
+    folder, names = _the_checkpoint(resolved)
+    weights = [name for name in names if is_weights(name)]
+    if not allow_pickle and all(map(is_pickle, weights)):
+        raise refuse_pickle(weights[0])  # before gigabytes are downloaded for nothing
+    wanted = [name for name in names if allow_pickle or not is_pickle(name)]
+    root = fetch(resolved, [f"{folder}/{name}" if folder else name for name in wanted])
+    files = CheckpointFiles(root / folder, tuple(names), allow_pickle)
+    adapter, found = claim(files)
+    sae = adapter.read(files, found)
+    if site is not None:
+        sae.cfg = _with_site(sae.cfg, site)
+    return Checkpoint(
+        reference=resolved.reference,
+        files=files,
+        claim=found,
+        commit=resolved.commit,
+        digests=files.digests(found.files),
+        sae=sae.eval(),
+        name=short_name(_pinned(resolved, folder)),
+    )
+
+
+def inspect(
+    ref: str | Path | Reference, *, site: str | None = None, allow_pickle: bool = False
+) -> Inspection:
+    """What the checkpoint at a reference is; raises what :func:`load_sae` raises."""
+    checkpoint = open_checkpoint(ref, site=site, allow_pickle=allow_pickle)
+    cfg, norms = checkpoint.sae.cfg, checkpoint.sae.W_dec.norm(dim=-1)
+    return Inspection(
+        reference=str(checkpoint.reference),
+        name=checkpoint.name,
+        commit=checkpoint.commit,
+        format=cfg.format,
+        evidence=checkpoint.claim.evidence,
+        facts=cfg.facts,
+        notes=cfg.notes,
+        tensors=checkpoint.files.header(checkpoint.claim.weights),
+        norms=(float(norms.min()), float(norms.mean()), float(norms.max())),
+        digests=checkpoint.digests,
+        provenance=cfg.provenance,
+    )
+
+
+def expand(ref: str | Path | Reference) -> list[Reference]:
+    """Every checkpoint at a reference, a folder of them, or a local pattern (``runs/*/trainer_0``).
+
+    Folders inside the folder of a checkpoint (the steps of a run) are not entered. References on
+    the hub come back pinned to the commit. Raises :class:`BadReferenceError` when there is none.
+    """
+    reference = as_reference(ref)
+    path = Path(reference.path).expanduser()
+    if reference.kind == "local" and glob.has_magic(str(path)) and not path.exists():
+        matches = sorted(glob.glob(str(path), recursive=True))
+        found = [item for match in matches for item in _expand_path(Path(match))]
+        if not found:
+            raise _nothing(reference, matches)
+        return found
+    resolved = resolve(reference)
+    folders = _folders(resolved)
+    if not folders:
+        raise _nothing(reference, resolved.names)
+    return [_pinned(resolved, folder) for folder in folders]
+
+
+def short_name(reference: Reference) -> str:
+    """A short name: ``trainer_0`` of a local path, ``repo@abcdef1:layer_13`` on the hub."""
+    if reference.kind == "local":
+        path = Path(reference.path).expanduser().resolve()
+        return path.stem if is_weights(path.name) else path.name
+    revision = reference.revision or ""
+    short = revision[:7] if len(revision) == 40 else revision
+    name = str(reference.repo).split("/")[1] + (f"@{short}" if short else "")
+    return f"{name}:{reference.path}" if reference.path else name
+
+
+def as_reference(ref: str | Path | Reference) -> Reference:
+    """The reference meant by a text or a path."""
+    if isinstance(ref, Reference):
+        return ref
+    return (
+        Reference("local", None, None, str(ref)) if isinstance(ref, Path) else parse_reference(ref)
+    )
+
+
+def _expand_path(path: Path) -> list[Reference]:
+    if path.is_file() and not is_weights(path.name):
+        return []
+    resolved = resolve(as_reference(path))
+    return [_pinned(resolved, folder) for folder in _folders(resolved)]
+
+
+def _pinned(resolved: Resolved, folder: str) -> Reference:
+    return resolved.reference.within(folder, resolved.commit)
+
+
+def _folders(resolved: Resolved) -> list[str]:
+    """The checkpoint folders that are not inside another one ("" is the folder referenced)."""
+    if resolved.file is not None:
+        return [""]
+    kept: list[str] = []
+    for folder in group_checkpoints(resolved.names):
+        if not any(outer == "" or folder.startswith(f"{outer}/") for outer in kept):
+            kept.append(folder)
+    return kept
+
+
+def _the_checkpoint(resolved: Resolved) -> tuple[str, tuple[str, ...]]:
+    """The folder (relative) and files of the one checkpoint referenced."""
+    if resolved.file is not None:
+        if not is_weights(resolved.file):
+            raise BadReferenceError(
+                f"weights at {resolved.reference}",
+                "a file that holds no weights",
+                "Reference the folder it is in.",
+            )
+        configs = (name for name in resolved.names if not is_weights(name))
+        return "", (*configs, resolved.file)
+    folders = _folders(resolved)
+    if not folders:
+        raise _nothing(resolved.reference, resolved.names)
+    if len(folders) > 1:
+        references = [str(_pinned(resolved, folder)) for folder in folders[:SHOWN]]
+        more = [f"and {len(folders) - SHOWN} more"] if len(folders) > SHOWN else []
+        raise BadReferenceError(
+            f"one checkpoint at {resolved.reference}",
+            f"{len(folders)} of them",
+            "Reference one: " + ", ".join(references + more) + ".",
+        )
+    return folders[0], group_checkpoints(resolved.names)[folders[0]]
+
+
+def _nothing(reference: Reference, names: Sequence[str]) -> CheckpointError:
+    return CheckpointError(
+        f"weights at {reference}",
+        f"only {', '.join(names[:SHOWN])}" if names else "no weight file",
+        "A checkpoint is a folder with a config and a .safetensors (or .pt) file.",
+    )
+
+
+def _with_site(cfg: SAEConfig, site: str) -> SAEConfig:
+    """The configuration with the hook point that the user names."""
+    notes = cfg.notes
+    if cfg.site is not None and cfg.site != site:
+        source = cfg.facts["site"].source
+        notes = (*notes, f"the hook point given, {site}, overrules {cfg.site} ({source})")
+    facts = {**cfg.facts, "site": Fact(site, "the site given by the user", "user")}
+    return replace(cfg, site=site, facts=facts, notes=notes)

@@ -1,0 +1,204 @@
+"""dictionary_learning: which class, which k, which site; and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from saebench.errors import CheckpointError, UnknownFormatError, UnsafeFileError
+from saebench.loading import load_sae
+
+GOLDEN = Path(__file__).parents[1] / "oracles" / "golden" / "dictionary_learning"
+CLASSES = sorted(path.name for path in GOLDEN.iterdir() if path.name != "expected")
+
+
+def converted(name: str, root: Path, weights: str = "ae.safetensors") -> Path:
+    """The golden checkpoint of a class with its weights in safetensors."""
+    root.mkdir(exist_ok=True)
+    shutil.copy(GOLDEN / name / "config.json", root)
+    save_file(stored(name), root / weights)
+    return root
+
+
+def stored(name: str) -> dict[str, Tensor]:
+    found = torch.load(GOLDEN / name / "ae.pt", weights_only=True)
+    return {key: value.contiguous() for key, value in found.items()}
+
+
+def edit(root: Path, **trainer: object) -> Path:
+    config = json.loads((root / "config.json").read_text())
+    config["trainer"] |= trainer
+    config["trainer"] = {k: v for k, v in config["trainer"].items() if v is not ...}
+    (root / "config.json").write_text(json.dumps(config))
+    return root
+
+
+def replace(root: Path, **tensors: Tensor) -> Path:
+    file = root / "ae.safetensors"
+    save_file(load_file(file) | tensors, file)
+    return root
+
+
+def message(root: Path) -> str:
+    with pytest.raises(CheckpointError) as error:
+        load_sae(root)
+    return str(error.value)
+
+
+def test_a_pickle_is_refused_by_default_with_the_flag_that_reads_it() -> None:
+    with pytest.raises(UnsafeFileError, match=r"ae\.pt: a pickle.*--allow-pickle"):
+        load_sae(GOLDEN / "AutoEncoder")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("weights", ["ae.safetensors", "model.safetensors", "other.safetensors"])
+def test_safetensors_with_the_same_keys_give_the_same_sae(
+    tmp_path: Path, name: str, weights: str
+) -> None:
+    expected = load_sae(GOLDEN / name, allow_pickle=True)
+    found = load_sae(converted(name, tmp_path, weights))
+    x = load_file(GOLDEN / "expected" / f"{name}.safetensors")["x"]
+    assert torch.equal(found(x), expected(x))
+    assert found.cfg.architecture == expected.cfg.architecture
+
+
+def test_facts_name_their_keys(tmp_path: Path) -> None:
+    cfg = load_sae(converted("BatchTopKSAE", tmp_path)).cfg
+    sources = {name: (fact.value, fact.source, fact.how) for name, fact in cfg.facts.items()}
+    assert sources["architecture"] == ("batchtopk", "config.json: trainer.dict_class", "file")
+    assert sources["k"] == (4, "config.json: trainer.k", "file")
+    assert sources["model"] == ("tiny", "config.json: trainer.lm_name", "file")
+    assert sources["d_sae"] == (20, "config.json: trainer.dict_size", "file")
+    assert sources["site"][0] == "blocks.1.hook_resid_post"
+    assert sources["site"][2] == "assumed"
+    assert cfg.provenance["trainer"]["trainer_class"] == "BatchTopKTrainer"
+
+
+def test_sizes_and_k_come_from_the_tensors_where_the_config_has_none(tmp_path: Path) -> None:
+    root = edit(converted("AutoEncoderTopK", tmp_path), k=..., activation_dim=..., dict_size=...)
+    cfg = load_sae(root).cfg
+    assert (cfg.d_in, cfg.d_sae, cfg.k) == (8, 20, 4)
+    assert cfg.facts["k"].source == "ae.safetensors: k"
+    assert cfg.facts["d_in"].source == "ae.safetensors: shape of encoder.weight"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "io", "site"),
+    [
+        ({"layer": 3, "submodule_name": None}, "out", "blocks.3.hook_resid_post"),
+        ({"layer": 3, "submodule_name": "mlp_out_layer_3"}, "out", "blocks.3.hook_mlp_out"),
+        ({"layer": 3, "submodule_name": "attn_layer_3"}, "out", "blocks.3.hook_attn_out"),
+        ({"layer": 3}, "in", "blocks.3.hook_resid_pre"),
+        ({"layer": None}, "out", None),
+        ({"layer": 3, "submodule_name": "attn"}, "in_and_out", None),
+    ],
+)
+def test_the_site_is_the_output_of_the_layer_unless_the_config_says_otherwise(
+    tmp_path: Path, trainer: dict[str, Any], io: str, site: str | None
+) -> None:
+    root = edit(converted("AutoEncoder", tmp_path), **trainer)
+    config = json.loads((root / "config.json").read_text())
+    config["buffer"]["io"] = io
+    (root / "config.json").write_text(json.dumps(config))
+    cfg = load_sae(root).cfg
+    assert cfg.site == site
+    assert (site is None) == any("which hook point" in note for note in cfg.notes)
+
+
+def test_an_unfinished_run_is_unwrapped_and_noted(tmp_path: Path) -> None:
+    shutil.copy(GOLDEN / "AutoEncoder" / "config.json", tmp_path)
+    content = {"ae": stored("AutoEncoder"), "step": 40, "norm_factor": 2.5}
+    torch.save(content, tmp_path / "ae.pt")
+    cfg = load_sae(tmp_path, allow_pickle=True).cfg
+    assert "backup of an unfinished run" in cfg.notes[0]
+    assert "activations / 2.5" in cfg.notes[0]
+    assert cfg.provenance["run"] == {"step": 40, "norm_factor": 2.5}
+
+
+def test_prefixes_of_wrapped_modules_are_taken_off(tmp_path: Path) -> None:
+    root = converted("AutoEncoder", tmp_path)
+    prefixed = {f"module._orig_mod.{k}": v for k, v in stored("AutoEncoder").items()}
+    save_file(prefixed, root / "ae.safetensors")
+    assert load_sae(root).cfg.d_sae == 20
+
+
+class TestContradictions:
+    @pytest.mark.parametrize("name", ["BatchTopKSAE", "MatryoshkaBatchTopKSAE"])
+    def test_a_threshold_of_minus_one(self, tmp_path: Path, name: str) -> None:
+        root = replace(converted(name, tmp_path), threshold=torch.tensor(-1.0))
+        assert "training never estimated it" in message(root)
+
+    def test_topk_does_not_need_its_threshold(self, tmp_path: Path) -> None:
+        root = replace(converted("AutoEncoderTopK", tmp_path), threshold=torch.tensor(-1.0))
+        assert load_sae(root).cfg.k == 4
+
+    def test_a_negative_jumprelu_threshold(self, tmp_path: Path) -> None:
+        logs = torch.linspace(-2, 1, 20)
+        root = replace(converted("JumpReluAutoEncoder", tmp_path), threshold=logs)
+        assert "the logarithm may have been stored" in message(root)
+
+    def test_a_k_other_than_the_one_stored(self, tmp_path: Path) -> None:
+        root = edit(converted("AutoEncoderTopK", tmp_path), k=5)
+        assert "k of ae.safetensors equal to config.json: trainer.k (5): 4" in message(root)
+
+    def test_more_latents_asked_for_than_there_are(self, tmp_path: Path) -> None:
+        k = torch.tensor(21, dtype=torch.int)
+        root = replace(edit(converted("BatchTopKSAE", tmp_path), k=21), k=k)
+        assert "trainer.k of at most d_sae = 20: 21" in message(root)
+
+    def test_no_k_at_all(self, tmp_path: Path) -> None:
+        root = edit(converted("AutoEncoderTopK", tmp_path), k=...)
+        save_file(
+            {key: value for key, value in stored("AutoEncoderTopK").items() if key != "k"},
+            root / "ae.safetensors",
+        )
+        assert "trainer.k in config.json (a positive integer): no such key" in message(root)
+
+    @pytest.mark.parametrize(("key", "wrong"), [("activation_dim", 9), ("dict_size", 21)])
+    def test_sizes_other_than_the_tensors(self, tmp_path: Path, key: str, wrong: int) -> None:
+        root = edit(converted("AutoEncoder", tmp_path), **{key: wrong})
+        assert "tensor 'encoder.weight' of ae.safetensors with shape" in message(root)
+
+    def test_group_sizes_that_do_not_add_up(self, tmp_path: Path) -> None:
+        root = replace(converted("MatryoshkaBatchTopKSAE", tmp_path), group_sizes=torch.ones(2))
+        assert "group_sizes of ae.safetensors with sum d_sae = 20: 2" in message(root)
+
+    def test_a_class_of_another_library_lists_the_known_ones(self, tmp_path: Path) -> None:
+        root = edit(converted("AutoEncoder", tmp_path), dict_class="CrossCoder")
+        assert "one of AutoEncoder, AutoEncoderNew" in message(root)
+
+    def test_weights_of_another_class(self, tmp_path: Path) -> None:
+        root = edit(converted("AutoEncoder", tmp_path), dict_class="GatedAutoEncoder")
+        assert "tensor 'gate_bias' in ae.safetensors: only bias, decoder.weight" in message(root)
+
+    def test_an_encoder_that_is_no_matrix(self, tmp_path: Path) -> None:
+        flat = {"encoder.weight": torch.ones(20)}
+        root = replace(converted("AutoEncoder", tmp_path), **flat)
+        assert "with two dimensions" in message(root)
+
+    def test_weights_that_are_not_finite(self, tmp_path: Path) -> None:
+        bad = {"encoder.bias": torch.full((20,), torch.nan)}
+        root = replace(converted("AutoEncoder", tmp_path), **bad)
+        assert "20 of 20 are NaN" in message(root)
+
+    def test_a_config_that_names_no_class_is_not_guessed(self, tmp_path: Path) -> None:
+        root = edit(converted("BatchTopKSAE", tmp_path), dict_class=...)
+        with pytest.raises(UnknownFormatError, match=r"config\.json \('trainer', 'buffer'\)"):
+            load_sae(root)
+
+    def test_two_formats_in_one_folder_are_both_named(self, tmp_path: Path) -> None:
+        root = converted("AutoEncoder", tmp_path)
+        other = GOLDEN.parent / "saelens" / "standard-none-b_dec-subtracted"
+        for file in other.iterdir():
+            shutil.copy(file, root)
+        with pytest.raises(UnknownFormatError) as error:
+            load_sae(root)
+        assert "dictionary_learning by config.json: trainer.dict_class" in str(error.value)
+        assert "saelens by cfg.json: d_in, d_sae" in str(error.value)

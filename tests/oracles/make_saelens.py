@@ -1,0 +1,212 @@
+"""Checkpoints as SAELens saves them, with its own codes and reconstructions.
+
+Run under the Python of an environment that has sae-lens (extra ``oracles``):
+
+    python tests/oracles/make_saelens.py OUT --d-in 16 --d-sae 64 --rows 12
+
+writes ``OUT/<case>/`` with the peer's own files and ``OUT/expected/<case>.safetensors`` with
+``x``, ``codes``, ``decoded`` (from the codes) and ``output`` (the forward pass). ``--golden`` keeps
+the cases that tests/oracles/golden/ holds; tests/oracles/regenerate.py calls it that way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import torch
+import torchvision_guard  # noqa: F401  # first: the peers import torchvision
+from sae_lens import (
+    SAE,
+    BatchTopKTrainingSAE,
+    BatchTopKTrainingSAEConfig,
+    GatedSAE,
+    GatedSAEConfig,
+    JumpReLUSAE,
+    JumpReLUSAEConfig,
+    JumpReLUTrainingSAE,
+    JumpReLUTrainingSAEConfig,
+    MatryoshkaBatchTopKTrainingSAE,
+    MatryoshkaBatchTopKTrainingSAEConfig,
+    StandardSAE,
+    StandardSAEConfig,
+    TopKSAE,
+    TopKSAEConfig,
+    TopKTrainingSAE,
+    TopKTrainingSAEConfig,
+)
+from sae_lens.saes.sae import SAEMetadata
+from sae_lens.saes.transcoder import (
+    JumpReLUSkipTranscoder,
+    JumpReLUSkipTranscoderConfig,
+    JumpReLUTranscoder,
+    JumpReLUTranscoderConfig,
+    SkipTranscoder,
+    SkipTranscoderConfig,
+    Transcoder,
+    TranscoderConfig,
+)
+from safetensors.torch import save_file
+
+NORMALIZATIONS = ("none", "layer_norm", "constant_norm_rescale", "expected_average_only_in")
+K = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    save: Callable[[Path, int, int], SAE]  # writes the checkpoint, returns the peer's model of it
+    golden: bool = False
+
+
+def randomize(sae: torch.nn.Module) -> None:
+    """Weights far from their initial values: unequal decoder norms, biases and thresholds."""
+    with torch.no_grad():
+        for name, weight in sae.named_parameters():
+            if "threshold" in name:
+                weight.uniform_(0.1, 0.4)
+            elif name.startswith("b_") or name == "r_mag":
+                weight.normal_(0.0, 0.2)
+            else:
+                weight.normal_(0.0, weight.shape[0] ** -0.5)
+        sae.W_dec *= torch.empty(sae.W_dec.shape[0], 1).uniform_(0.5, 1.5)
+
+
+def metadata(**values: object) -> SAEMetadata:
+    return SAEMetadata(model_name="tiny", hook_name="blocks.1.hook_resid_post", **values)
+
+
+def inference(sae_class: type, config_class: type, **options: object) -> Callable:
+    def save(path: Path, d_in: int, d_sae: int) -> SAE:
+        sizes = {"d_out": d_in + 4} if "Transcoder" in sae_class.__name__ else {}
+        known = metadata(hook_name_out="blocks.1.hook_mlp_out") if sizes else metadata()
+        config = config_class(d_in=d_in, d_sae=d_sae, metadata=known, **sizes, **options)
+        sae = sae_class(config)
+        randomize(sae)
+        sae.save_model(path)
+        return SAE.load_from_disk(path)
+
+    return save
+
+
+def trained(sae_class: type, config_class: type, *, export: bool, **options: object) -> Callable:
+    """A training SAE, saved either for inference or as a checkpoint of the run."""
+
+    def save(path: Path, d_in: int, d_sae: int) -> SAE:
+        widths = (
+            {"matryoshka_widths": [d_sae // 2, d_sae]} if "Matryoshka" in str(sae_class) else {}
+        )
+        config = config_class(d_in=d_in, d_sae=d_sae, metadata=metadata(), **options, **widths)
+        sae = sae_class(config)
+        randomize(sae)
+        if hasattr(sae, "topk_threshold"):
+            sae.topk_threshold.fill_(0.3)
+        (sae.save_inference_model if export else sae.save_model)(path)
+        with tempfile.TemporaryDirectory() as exported:
+            sae.save_inference_model(exported)
+            return SAE.load_from_disk(exported)
+
+    return save
+
+
+def legacy(config: dict[str, object], *, threshold: bool = False) -> Callable:
+    """A flat config as versions before 6 wrote it, read by the version installed."""
+
+    def save(path: Path, d_in: int, d_sae: int) -> SAE:
+        path.mkdir(parents=True)
+        common = {"d_in": d_in, "d_sae": d_sae, "dtype": "torch.float32", "device": "cpu"}
+        (path / "cfg.json").write_text(json.dumps(common | {"model_name": "tiny"} | config))
+        tensors = {
+            "W_enc": torch.randn(d_in, d_sae) * d_in**-0.5,
+            "W_dec": torch.randn(d_sae, d_in) * d_sae**-0.5,
+            "b_enc": torch.randn(d_sae) * 0.2,
+            "b_dec": torch.randn(d_in) * 0.2,
+        }
+        tensors |= {"threshold": torch.rand(d_sae) * 0.3 + 0.1} if threshold else {}
+        save_file(tensors, path / "sae_weights.safetensors")
+        return SAE.load_from_disk(path)
+
+    return save
+
+
+def cases() -> Iterator[Case]:
+    plain = {
+        "standard": (StandardSAE, StandardSAEConfig, {}),
+        "gated": (GatedSAE, GatedSAEConfig, {}),
+        "jumprelu": (JumpReLUSAE, JumpReLUSAEConfig, {}),
+        "topk": (TopKSAE, TopKSAEConfig, {"k": K}),
+        "topk-rescaled": (TopKSAE, TopKSAEConfig, {"k": K, "rescale_acts_by_decoder_norm": True}),
+    }
+    for (name, (sae, config, options)), norm, subtract in product(
+        plain.items(), NORMALIZATIONS, (True, False)
+    ):
+        chosen = {"normalize_activations": norm, "apply_b_dec_to_input": subtract} | options
+        bias = "b_dec-subtracted" if subtract else "b_dec-kept"
+        golden = (
+            subtract if norm == "none" else (subtract and name in ("standard", "topk-rescaled"))
+        )
+        yield Case(f"{name}-{norm}-{bias}", inference(sae, config, **chosen), golden)
+    transcoders = {
+        "transcoder": (Transcoder, TranscoderConfig),
+        "skip_transcoder": (SkipTranscoder, SkipTranscoderConfig),
+        "jumprelu_transcoder": (JumpReLUTranscoder, JumpReLUTranscoderConfig),
+        "jumprelu_skip_transcoder": (JumpReLUSkipTranscoder, JumpReLUSkipTranscoderConfig),
+    }
+    for (name, (sae, config)), norm in product(transcoders.items(), NORMALIZATIONS):
+        chosen = {"normalize_activations": norm, "apply_b_dec_to_input": False}
+        golden = norm == "none" or (norm == "layer_norm" and name == "skip_transcoder")
+        yield Case(f"{name}-{norm}", inference(sae, config, **chosen), golden)
+    training = {
+        "batchtopk": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, {"k": 3.0}),
+        "matryoshka_batchtopk": (
+            MatryoshkaBatchTopKTrainingSAE,
+            MatryoshkaBatchTopKTrainingSAEConfig,
+            {"k": 3.0},
+        ),
+        "topk": (TopKTrainingSAE, TopKTrainingSAEConfig, {"k": K}),
+        "jumprelu": (JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig, {}),
+    }
+    for (name, (sae, config, options)), export in product(training.items(), (True, False)):
+        kind = "exported" if export else "checkpoint"
+        golden = name.endswith("batchtopk")
+        yield Case(f"trained-{name}-{kind}", trained(sae, config, export=export, **options), golden)
+    flat = {"hook_point": "blocks.1.hook_resid_post", "activation_fn_str": "relu"}
+    top = {"hook_name": "blocks.1.hook_resid_pre", "activation_fn_str": "topk"}
+    top |= {"activation_fn_kwargs": {"k": K}, "normalize_activations": "layer_norm"}
+    jump = {"hook_name": "blocks.1.hook_resid_pre", "architecture": "jumprelu"}
+    jump |= {"activation_fn": "relu", "apply_b_dec_to_input": False, "sae_lens_version": "5.9.1"}
+    yield Case("flat-standard", legacy(flat | {"normalize_activations": None}), golden=True)
+    yield Case("flat-averaged", legacy(flat | {"normalize_activations": True}))
+    yield Case("flat-topk", legacy(top), golden=True)
+    yield Case("flat-jumprelu", legacy(jump, threshold=True), golden=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--d-in", type=int, default=16)
+    parser.add_argument("--d-sae", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=12)
+    parser.add_argument("--golden", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    (options.out / "expected").mkdir(parents=True, exist_ok=True)
+    for seed, case in enumerate(cases()):
+        if options.golden and not case.golden:
+            continue
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            sae = case.save(options.out / case.name, options.d_in, options.d_sae)
+            x = torch.randn(options.rows, options.d_in) * 2 + 0.5  # off centre, for layer norm
+            codes = sae.encode(x)
+            found = {"x": x, "codes": codes, "decoded": sae.decode(codes), "output": sae(x)}
+        save_file(found, options.out / "expected" / f"{case.name}.safetensors")
+
+
+if __name__ == "__main__":
+    main()
