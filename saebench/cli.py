@@ -211,7 +211,8 @@ def _suite_folder() -> Path:
 def _plan(values: argparse.Namespace) -> int:
     from saebench.plan import plan
 
-    print(plan(_session(values)))
+    session = _session(values)
+    print(plan(session.config, [(e.name, e.ref, e.spec) for e in session.entries.values()]))
     return 0
 
 

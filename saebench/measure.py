@@ -6,15 +6,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 from typing import Any
 
 from saebench._version import __version__
 from saebench.config import Config, ModelSpec, SAESpec
-from saebench.errors import ConfigError
+from saebench.errors import ConfigError, OutputError
 from saebench.evals import ReconstructionEval, SiteEval, SparsityEval
 from saebench.evals.reconstruction import transcoder_baseline
 from saebench.loading import Checkpoint, open_checkpoint
@@ -22,14 +23,22 @@ from saebench.metrics.definitions import DEFINITIONS, definition
 from saebench.metrics.sums import N_GROUPS
 from saebench.models import LanguageModel
 from saebench.passes import CALIBRATION_SEQUENCES, PassRequest, Subject, run_pass
+from saebench.pretrained import Located, locate
 from saebench.record import Measurement, Record
-from saebench.sites import Site
 from saebench.stats import N_RESAMPLES
 from saebench.store import RecordStore, record_key
 from saebench.tokens import Batch, TokenStream, open_stream
 
 SEED = 0
-PACKAGES = ("torch", "transformers", "safetensors", "huggingface_hub", "datasets", "numpy", "pytest")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "safetensors",
+    "huggingface_hub",
+    "datasets",
+    "numpy",
+    "pytest",
+)
 
 
 @dataclass(frozen=True)
@@ -38,106 +47,149 @@ class Target:
 
     name: str
     checkpoint: Checkpoint
-    site: Site
-    site_out: Site
     key: str
 
-    @property
-    def subject(self) -> Subject:
-        """What the pass needs of it."""
-        return Subject(self.name, self.checkpoint.sae, self.site, self.site_out)
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a run needs, checked and cheap: no weights of the language model are in memory yet."""
+
+    config: Config
+    store: RecordStore
+    located: Located
+    stream: TokenStream
+    targets: tuple[Target, ...]
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        """The language model, loaded on first use."""
+        spec = _model_spec(self.config, [target.checkpoint for target in self.targets])
+        device = None if self.config.device == "auto" else self.config.device
+        return LanguageModel.open(self.located, dtype=spec.dtype, device=device)
+
+    def missing(self) -> list[Target]:
+        """The targets without a record."""
+        return [target for target in self.targets if self.store.read(target.key) is None]
+
+    def subject(self, target: Target) -> Subject:
+        """What the pass needs of a target, its sites resolved and its widths checked against the model."""
+        cfg = target.checkpoint.sae.cfg
+        assert cfg.site is not None
+        site, site_out = self.model.site(cfg.site), self.model.site(cfg.site_out or cfg.site)
+        self.model.check_width(site, cfg.d_in, target.name)
+        self.model.check_width(site_out, cfg.d_out, target.name)
+        return Subject(target.name, target.checkpoint.sae, site, site_out)
 
 
 def measure(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> dict[str, Record]:
     """The record of every checkpoint ``(name, reference, spec)``: kept ones, or else measured in one pass.
 
-    The output folder is made and probed first. Only one process measures at a time; others wait and
-    find the records. Raises the errors of whatever is missing or does not fit together.
+    Only one process measures at a time; others wait and find the records. Raises the errors of whatever
+    is missing or does not fit together.
+    """
+    run = prepare(config, entries)
+    if run.missing():
+        with run.store.lock():
+            for record in _measure(run, run.missing()):
+                run.store.write(record)
+    return {target.name: _kept(run.store, target) for target in run.targets}
+
+
+def _kept(store: RecordStore, target: Target) -> Record:
+    """The record of a target, under the name and reference that it goes by in this run."""
+    record = store.read(target.key)
+    if record is None:
+        raise OutputError(
+            f"the record of {target.name} in {store.out}",
+            "it was written and is gone",
+            "Check that nothing else cleans that folder, and run again.",
+        )
+    here = {"name": target.name, "reference": str(target.checkpoint.reference)}
+    return replace(record, checkpoint={**record.checkpoint, **here})
+
+
+def prepare(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> Run:
+    """Open what a run names and find the key of every record.
+
+    The output folder is made and probed first.
     """
     store = RecordStore(config.out)
     checkpoints = {
         name: open_checkpoint(ref, site=spec.site, allow_pickle=spec.allow_pickle)
         for name, ref, spec in entries
     }
-    model = open_model(config, list(checkpoints.values()))
-    stream = open_data(config, model)
-    targets = [_target(name, item, model, stream, config) for name, item in checkpoints.items()]
-    with store.lock():
-        kept = {target.name: store.read(target.key) for target in targets}
-        missing = [target for target in targets if kept[target.name] is None]
-        if missing:
-            for record in _measure(missing, model, stream, config):
-                store.write(record)
-                kept[record.name] = record
-    return {name: record for name, record in kept.items() if record is not None}
-
-
-def open_model(config: Config, checkpoints: Sequence[Checkpoint]) -> LanguageModel:
-    """The configured language model, or the one that all checkpoints say they were trained on."""
-    spec = config.model
-    if spec is None:
-        stated = {item.sae.cfg.model for item in checkpoints} - {None}
-        if len(stated) != 1:
+    for name, checkpoint in checkpoints.items():
+        if checkpoint.sae.cfg.site is None:
             raise ConfigError(
-                "the language model to measure with",
-                f"none is configured, and the checkpoints name {sorted(map(str, stated)) or 'none'}",
-                "Give --model, --saebench-model or model = in saebench.toml.",
+                f"the hook point of {name}",
+                "its files do not say which activation it was trained on",
+                "Give --site, or site = in its [[sae]] table.",
             )
-        spec = ModelSpec(str(stated.pop()))
-    device = None if config.device == "auto" else config.device
-    return LanguageModel.load(spec.ref, revision=spec.revision, dtype=spec.dtype, device=device)
+    spec = _model_spec(config, list(checkpoints.values()))
+    located = locate(spec.ref, revision=spec.revision)
+    stream = _open_data(config, located)
+    shared = {
+        "model": {"digest": located.digest, "dtype": spec.dtype},
+        "data": {"digest": stream.digest, "context_size": stream.context_size},
+        "policy": policy(config),
+        "definitions": {name: item.version for name, item in sorted(DEFINITIONS.items())},
+        "suites": sorted(_families(config)),
+    }
+    targets = [
+        Target(name, item, record_key(checkpoint=_contract(item), **shared))
+        for name, item in checkpoints.items()
+    ]
+    return Run(config, store, located, stream, tuple(targets))
 
 
-def open_data(config: Config, model: LanguageModel) -> TokenStream:
-    """The configured text as tokens of this model."""
+def _contract(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What identifies a checkpoint: its files, its sites, and every fact that is not from the files."""
+    cfg = checkpoint.sae.cfg
+    facts = {key: fact.value for key, fact in cfg.facts.items() if fact.how != "file"}
+    return {
+        "files": dict(checkpoint.digests),
+        "facts": {**facts, "site": cfg.site, "site_out": cfg.site_out},
+    }
+
+
+def _model_spec(config: Config, checkpoints: Sequence[Checkpoint]) -> ModelSpec:
+    """The configured language model, or the one that all checkpoints say they were trained on."""
+    if config.model is not None:
+        return config.model
+    stated = sorted({item.sae.cfg.model for item in checkpoints if item.sae.cfg.model})
+    if len(stated) != 1:
+        raise ConfigError(
+            "the language model to measure with",
+            f"none is configured, and the checkpoints name {', '.join(stated) or 'none'}",
+            "Give --model, --saebench-model or model = in saebench.toml.",
+        )
+    return ModelSpec(stated[0])
+
+
+def _open_data(config: Config, located: Located) -> TokenStream:
+    """The configured text as tokens of the model's tokenizer."""
     spec = config.data
     if spec is None:
         raise ConfigError(
             "text to measure on", "none", "Give --data, --saebench-data or data = in saebench.toml."
         )
-    if model.context_size is not None and spec.context_size > model.context_size:
+    if located.context_size is not None and spec.context_size > located.context_size:
         raise ConfigError(
             f"sequences of context_size = {spec.context_size} tokens",
-            f"the model {model.id} was made for at most {model.context_size}",
+            f"the model {located.id} was made for at most {located.context_size}",
             "Lower context_size.",
         )
     return open_stream(
         spec.spec,
-        model.tokenizer,
+        located.tokenizer(),
         context_size=spec.context_size,
         n_sequences=spec.n_sequences,
         n_tokens=spec.n_tokens,
         mask=spec.mask,  # type: ignore[arg-type]
         pack=spec.pack,
-        vocab_size=model.vocab_size,
-        model=model.id,
+        vocab_size=located.vocab_size,
+        model=located.id,
     )
-
-
-def _target(
-    name: str, checkpoint: Checkpoint, model: LanguageModel, stream: TokenStream, config: Config
-) -> Target:
-    cfg = checkpoint.sae.cfg
-    if cfg.site is None:
-        raise ConfigError(
-            f"the hook point of {name}",
-            "its files do not say which activation it was trained on",
-            "Give --site, or site = in its [[sae]] table.",
-        )
-    site, site_out = model.site(cfg.site), model.site(cfg.site_out or cfg.site)
-    model.check_width(site, cfg.d_in, name)
-    model.check_width(site_out, cfg.d_out, name)
-    facts = {key: fact.value for key, fact in cfg.facts.items() if fact.how != "file"}
-    key = record_key(
-        checkpoint=dict(checkpoint.digests),
-        contract={**facts, "site": str(site), "site_out": str(site_out)},
-        model={k: v for k, v in model.identity().items() if k != "device"},
-        data={"digest": stream.digest, "context_size": stream.context_size},
-        policy=policy(config),
-        definitions={name: item.version for name, item in sorted(DEFINITIONS.items())},
-        suites=sorted(_families(config)),
-    )
-    return Target(name, checkpoint, site, site_out, key)
 
 
 def policy(config: Config) -> dict[str, Any]:
@@ -160,42 +212,39 @@ def _families(config: Config) -> set[str]:
     return {families[suite] for suite in config.suites if suite in families}
 
 
-def _measure(
-    targets: Sequence[Target], model: LanguageModel, stream: TokenStream, config: Config
-) -> Iterator[Record]:
+def _measure(run: Run, targets: Sequence[Target]) -> Iterator[Record]:
     """One pass for all targets, then their records."""
-    for target in targets:
-        target.checkpoint.sae.to(model.device)
+    model, stream, config = run.model, run.stream, run.config
+    subjects = [run.subject(target) for target in targets]
+    for subject in subjects:
+        subject.sae.to(model.device)
     predictions = "reconstruction" in _families(config)
-    sites = {target.site_out: SiteEval(target.site_out) for target in targets}
-    firing = {t.name: SparsityEval(t.checkpoint.sae.cfg.d_sae, model.device) for t in targets}
+    sites = {subject.site_out: SiteEval(subject.site_out) for subject in subjects}
+    firing = {s.name: SparsityEval(s.sae.cfg.d_sae, model.device) for s in subjects}
     rebuilt = {
-        t.name: ReconstructionEval(
-            sites[t.site_out], t.checkpoint.sae.cfg.d_out, predictions=predictions
-        )
-        for t in targets
+        s.name: ReconstructionEval(sites[s.site_out], s.sae.cfg.d_out, predictions=predictions)
+        for s in subjects
     }
     request = PassRequest(
-        [target.subject for target in targets],
+        subjects,
         {site: [item] for site, item in sites.items()},
-        {t.name: [rebuilt[t.name], firing[t.name]] for t in targets},
+        {s.name: [rebuilt[s.name], firing[s.name]] for s in subjects},
     )
     before, started = Counter(model.calls), time.perf_counter()
-    calibration = run_pass(
-        model, _watched(stream.batches(config.batch_size), stream.n_sequences, len(targets)), request
-    )
+    batches = _watched(stream.batches(config.batch_size), stream.n_sequences, len(targets))
+    calibration = run_pass(model, batches, request)
     seconds, passes = time.perf_counter() - started, Counter(model.calls) - before
     n_sequences = stream.n_sequences or 0
-    for target in targets:
-        found = firing[target.name].measurements(n_sequences=n_sequences, seed=SEED)
-        found |= rebuilt[target.name].measurements(n_sequences=n_sequences, seed=SEED)
-        found |= _baselines(target, sites[target.site_out], found["l0@1"].value, n_sequences)
+    for target, subject in zip(targets, subjects, strict=True):
+        found = rebuilt[target.name].measurements(n_sequences=n_sequences, seed=SEED)
+        found |= firing[target.name].measurements(n_sequences=n_sequences, seed=SEED)
+        found |= _baselines(subject, sites[subject.site_out], found["l0@1"].value, n_sequences)
         yield _record(
             target,
             found,
             curves=firing[target.name].curves(),
-            model=model,
-            stream=stream,
+            model=model.identity(),
+            data=stream.describe(),
             policy={**policy(config), "calibration_tokens": calibration.n_tokens},
             passes=dict(passes),
             seconds=seconds,
@@ -203,14 +252,14 @@ def _measure(
 
 
 def _baselines(
-    target: Target, site: SiteEval, l0: float | None, n_sequences: int
+    subject: Subject, site: SiteEval, l0: float | None, n_sequences: int
 ) -> dict[str, Measurement]:
-    if target.checkpoint.sae.cfg.is_transcoder or l0 is None:
+    if subject.site != subject.site_out or l0 is None:
         n_tokens = site.sums.sums.n_tokens
         names = ("fve_pca", "fve_random_init")
         found = [transcoder_baseline(n, n_tokens=n_tokens, n_sequences=n_sequences) for n in names]
         return {item.metric: item for item in found}
-    random = site.random_baseline(target.checkpoint.sae.cfg.d_sae, l0, seed=SEED)
+    random = site.random_baseline(subject.sae.cfg.d_sae, l0, seed=SEED)
     return {**site.baselines(l0, n_sequences=n_sequences), random.metric: random}
 
 
@@ -218,12 +267,8 @@ def _record(
     target: Target,
     measurements: dict[str, Measurement],
     *,
-    curves: dict[str, Any],
-    model: LanguageModel,
-    stream: TokenStream,
-    policy: dict[str, Any],
-    passes: dict[str, int],
     seconds: float,
+    **parts: Any,
 ) -> Record:
     checkpoint = target.checkpoint
     cfg = checkpoint.sae.cfg
@@ -243,16 +288,12 @@ def _record(
             "notes": list(notes),
             "provenance": dict(provenance),
         },
-        model=model.identity(),
-        data=stream.describe(),
-        policy=policy,
         measurements=measurements,
         definitions={metric: definition(metric).to_json() for metric in measurements},
-        curves=curves,
-        passes=passes,
         environment=environment(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
+        **parts,
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from saebench.codes import SparseCodes
 from saebench.continuation import Prefix
-from saebench.errors import DataError
+from saebench.errors import DataError, ModelError
 from saebench.metrics.prediction import Losses
 from saebench.models import LanguageModel
 from saebench.predictions import Continuation, Scored, continue_from, score, spliced
@@ -150,7 +150,8 @@ def run_pass(
 
     Without one given, the batches that hold the first sequences are kept (prefix only) until their
     mean is known, then continued like all others: no token passes the prefix twice.
-    Raises :class:`DataError` when no position of the stream counts.
+    Raises :class:`DataError` when no position of the stream counts, and :class:`ModelError` when not
+    even a single sequence fits into memory.
     """
     held: list[tuple[Batch, Prefix]] = []
     known = calibration
@@ -175,15 +176,17 @@ def _rows(batch: Batch, rows: slice) -> Batch:
     return Batch(*(getattr(batch, item.name)[rows] for item in fields(Batch)))
 
 
-def _halves(batch: Batch) -> tuple[Batch, Batch]:
-    """The batch in two, after memory ran out; a batch of one cannot be cut and the error stands."""
-    if batch.ids.shape[0] == 1:
-        raise torch.OutOfMemoryError(
-            "a single sequence does not fit into memory; lower context_size"
+def _halves(batch: Batch) -> tuple[slice, slice]:
+    """The rows of a batch in two, after memory ran out; one sequence alone cannot be cut."""
+    n_sequences, length = batch.ids.shape
+    if n_sequences == 1:
+        raise ModelError(
+            f"a forward pass over one sequence of {length} tokens",
+            "it does not fit into memory",
+            "Lower context_size, or use a smaller dtype or another device.",
         )
-    half = batch.ids.shape[0] // 2
     torch.cuda.empty_cache()
-    return _rows(batch, slice(0, half)), _rows(batch, slice(half, None))
+    return slice(0, n_sequences // 2), slice(n_sequences // 2, None)
 
 
 def _first(batch: Batch) -> Tensor:
@@ -232,21 +235,23 @@ def _prefixes(
         yield batch, prefix
         return
     for half in _halves(batch):
-        yield from _prefixes(model, half, sites)
+        yield from _prefixes(model, _rows(batch, half), sites)
 
 
 def _observe(
     model: LanguageModel, batch: Batch, prefix: Prefix, request: PassRequest, known: Calibration
 ) -> None:
-    """Measure one batch; on running out of memory, its halves. Nothing is fed before all is computed."""
+    """Measure one batch; on running out of memory, its halves, from the same prefix.
+
+    Nothing is fed before all is computed.
+    """
     try:
         views = _views(model, batch, prefix, request, known)
     except torch.OutOfMemoryError:
         views = None
     if views is None:
         for half in _halves(batch):
-            for part, start in _prefixes(model, half, request.sites):
-                _observe(model, part, start, request, known)
+            _observe(model, _rows(batch, half), prefix.rows(half), request, known)
         return
     for site, site_view in views[0].items():
         for site_observer in request.site_observers.get(site, ()):

@@ -20,6 +20,7 @@ from saebench.tokens import Batch
 
 LOGIT_CHUNK_BYTES = 32 * 2**20
 MIN_LOGIT_ROWS = 256  # below this the unembedding product itself slows down
+SHARED_LOGIT_BYTES = 2**29  # of a row that serves all sequences; a longer one is unembedded by chunk
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,18 @@ def score(
     """``(ce_clean[m], losses per continuation)`` from hidden states after the final norm.
 
     ``clean`` is ``[b, t, d]``. The clean logits of a chunk are computed once, whatever the number of
-    continuations; logits are never held for more than one chunk and one continuation.
+    continuations; logits are held for one chunk and one continuation, and for a row that serves all
+    sequences where that is within ``SHARED_LOGIT_BYTES``.
     """
     m = scored.targets.shape[0]
     rows = max(MIN_LOGIT_ROWS, LOGIT_CHUNK_BYTES // (4 * model.vocab_size))
     buffers = [clean.new_empty(min(rows, m), model.vocab_size) for _ in range(2)]
     scratch = buffers[0].float().clone()
+    row_bytes = clean.shape[1] * model.vocab_size * clean.element_size()
     shared = {
         name: model.unembed(other.hidden[0])
         for name, other in others.items()
-        if other.hidden.shape[0] == 1 != clean.shape[0]
+        if other.hidden.shape[0] == 1 != clean.shape[0] and row_bytes <= SHARED_LOGIT_BYTES
     }
     ce_clean: list[Tensor] = []
     parts: dict[str, list[Losses]] = {name: [] for name in others}

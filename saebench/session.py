@@ -67,6 +67,11 @@ class Measured:
             waivers=self.config.waivers,
         )
 
+    def check(self, gate: Gate) -> tuple[bool, str]:
+        """Whether the gate lets the checkpoint through, and the line that says why."""
+        verdict = self.judge(gate)
+        return verdict.passed, verdict.message
+
     @property
     def _k(self) -> int | None:
         return self.record.checkpoint["cfg"].get("k")
@@ -154,7 +159,7 @@ class Session:
             raise ConfigError(
                 "checkpoints to measure",
                 "none",
-                "Name one (saebench run REF, --saebench-sae REF) or list them under [[sae]] in saebench.toml.",
+                "Name one (saebench run REF, --saebench-sae REF), or list them in saebench.toml.",
             )
         return found
 
@@ -196,7 +201,7 @@ class Session:
 
         Raises :class:`~saebench.errors.OutputError` when it cannot be written.
         """
-        from saebench.report import results_table, write_report, write_summary
+        from saebench.report import terminal_table, write_report, write_summary
 
         wanted = set(judged)
         verdicts = [
@@ -208,4 +213,4 @@ class Session:
         records = [self.measured(name).record for name in self.entries if name in dict(judged)]
         paths = write_report(records, verdicts, self.config.out, command=command or "")
         write_summary(records, verdicts)
-        return Written(results_table(records, verdicts), tuple(paths))
+        return Written(terminal_table(records, verdicts), tuple(paths))

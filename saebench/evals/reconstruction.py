@@ -25,7 +25,6 @@ class SiteEval:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.floors = prediction.floor_sums()
-        self.has_predictions = False
         self.first: list[tuple[Tensor, Tensor]] = []
         self._eigenvalues: Tensor | None = None
         self._random: dict[tuple[int, int], Measurement] = {}
@@ -45,7 +44,6 @@ class SiteEval:
             self.first.append((view.x[first].cpu(), view.sequence_ids[first].cpu()))
         if view.zero is None or view.mean is None:
             return
-        self.has_predictions = True
         groups = group_of(view.zero.sequence_ids)
         self.floors.count(groups)
         self.floors.add("ce_clean", view.zero.ce_clean, groups)
@@ -76,7 +74,9 @@ class SiteEval:
         errors = reconstruction.ReconstructionSums(x.shape[1])
         errors.update(sums.update(x, group_of(ids)), sae.reconstruct(x)[1])
         n_sequences = int(ids.unique().shape[0])
-        found = reconstruction.measurements(sums, errors, n_sequences=n_sequences, seed=seed)["fve@1"]
+        found = reconstruction.measurements(sums, errors, n_sequences=n_sequences, seed=seed)[
+            "fve@1"
+        ]
         return Measurement(
             "fve_random_init@1",
             found.value,
@@ -111,7 +111,7 @@ class ReconstructionEval:
         found = reconstruction.measurements(
             self.site.sums, self.errors, n_sequences=n_sequences, seed=seed
         )
-        if self.site.has_predictions:
+        if self.needs_predictions:
             found |= prediction.measurements(
                 self.site.floors, self.spliced, n_sequences=n_sequences, seed=seed
             )

@@ -1,0 +1,76 @@
+"""What a run would do, said before it does it: checkpoints, forward passes, a rough estimate of time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from saebench.config import Config, SAESpec, configured_gates
+from saebench.measure import prepare
+from saebench.passes import Subject
+
+TRIAL = 1024  # side of the matrix product that the machine's speed is read from
+
+
+def plan(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> str:
+    """The plan as text. Opens checkpoints, model and data, and runs no batch."""
+    run = prepare(config, entries)
+    missing = run.missing()
+    stream, batch_size = run.stream, config.batch_size
+    n_sequences, n_tokens = stream.n_sequences or 0, stream.n_tokens or 0
+    lines = [
+        f"model        {run.located.id}, {run.located.digest[:12]}",
+        f"data         {n_sequences:,} sequences of up to {stream.context_size}: {n_tokens:,} tokens",
+        f"checkpoints  {len(run.targets)}, of which {len(run.targets) - len(missing)} are measured",
+    ]
+    specs = {name: spec for name, _, spec in entries}
+    for target in run.targets:
+        cfg = target.checkpoint.sae.cfg
+        gates = configured_gates(config, target.name, specs[target.name])
+        done = "to measure" if target in missing else "measured"
+        lines.append(
+            f"  {target.name}: {cfg.architecture} {cfg.d_in} → {cfg.d_sae} at {cfg.site}, "
+            f"{len(gates)} gates, {done}"
+        )
+    if not missing:
+        return "\n".join([*lines, "passes       none: every record is there"])
+    subjects = [run.subject(target) for target in missing]
+    sites = {subject.site_out for subject in subjects}
+    predictions = "reconstruction" in config.suites
+    n_batches = -(-n_sequences // batch_size)
+    suffixes = (1 + 2 * len(sites) + len(missing)) * n_batches if predictions else 0
+    lines.append(
+        f"passes       {n_batches} prefixes (one a batch, for all checkpoints), {suffixes} suffixes"
+    )
+    parameters = sum(weight.numel() for weight in run.model.model.parameters())
+    seconds = work(subjects, parameters, n_tokens, predictions) / machine_speed(run.model.device)
+    return "\n".join([*lines, f"estimate     about {shown(seconds)} for the matrix products"])
+
+
+def work(subjects: Sequence[Subject], parameters: int, n_tokens: int, predictions: bool) -> float:
+    """Floating-point operations of the pass: two per parameter and token for each forward.
+
+    A continuation counts as half a forward, which it is on average over sites; ablations of a residual
+    stream cost next to nothing.
+    """
+    forwards = 1 + 0.5 * len(subjects) if predictions else 0.5
+    encoders = sum(s.sae.cfg.d_in * s.sae.cfg.d_sae for s in subjects)
+    return 2.0 * n_tokens * (forwards * parameters + encoders)
+
+
+def machine_speed(device: torch.device) -> float:
+    """Operations per second of a float32 matrix product here, from one short trial."""
+    a = torch.randn(TRIAL, TRIAL, device=device)
+    (a @ a).sum().item()
+    started = time.perf_counter()
+    (a @ a).sum().item()
+    return 2.0 * TRIAL**3 / (time.perf_counter() - started)
+
+
+def shown(seconds: float) -> str:
+    """``40 s``, ``7 min``, ``3.2 h``."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

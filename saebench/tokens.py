@@ -1,0 +1,383 @@
+"""Data specs to batches of token ids with masks and sequence ids: re-iterable, deterministic, streamed.
+
+Padding is known by the attention mask alone, never by a token id (a pad token may also be EOS).
+Which positions count in statistics is a policy of its own, recorded with every result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saebench.documents import BLOCK_CHARS, Documents, Piece, open_documents
+from saebench.errors import DataError
+
+MaskPolicy = Literal["special", "bos", "none"]
+TOKENIZE_TOGETHER = 64  # documents per call of the tokenizer
+
+Ids = np.ndarray  # int64, one dimension
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some sequences: ``ids[b, t]`` int64, ``attention_mask[b, t]`` and ``counted[b, t]`` bool.
+
+    ``sequence_ids[b]`` (int64) number the sequences of the stream from 0. ``counted`` marks the
+    positions that enter statistics; padding, where ``attention_mask`` is false, never does.
+    """
+
+    ids: Tensor
+    attention_mask: Tensor
+    counted: Tensor
+    sequence_ids: Tensor
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Which positions count: see :func:`open_stream` for the policies."""
+
+    policy: MaskPolicy
+    bos_id: int | None = None
+    eos_id: int | None = None
+    special_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown policy."""
+        if self.policy not in get_args(MaskPolicy):
+            raise DataError(
+                f"mask policy {self.policy!r}",
+                "no policy of that name",
+                f"Choose one of {', '.join(get_args(MaskPolicy))}.",
+            )
+
+    def counted(self, ids: Ids) -> np.ndarray:
+        """``bool[t]``: the positions of one sequence that enter statistics."""
+        if self.policy == "special":
+            return ~np.isin(ids, self.special_ids)
+        if self.policy == "none" or self.bos_id is None:
+            return np.ones(len(ids), dtype=bool)
+        is_bos = ids == self.bos_id
+        if self.bos_id == self.eos_id:  # past the first position it is a separator, which counts
+            is_bos[1:] = False
+        return ~is_bos
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What one whole reading of a stream found; ``digest`` is SHA-256 over ids and policy."""
+
+    n_sequences: int
+    n_tokens: int
+    n_counted: int
+    n_short: int
+    digest: str
+
+
+class TokenStream:
+    """Token sequences that can be read again and again, always the same and in the same order.
+
+    ``read`` yields the token ids of one sequence after another. Sequences with fewer than two
+    tokens are dropped and counted; reading stops once ``n_sequences`` or ``n_tokens`` (whole
+    sequences) are reached. ``source`` describes where the ids come from.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Iterator[Ids]],
+        counting: Counting,
+        *,
+        context_size: int,
+        source: Mapping[str, Any],
+        pad_id: int = 0,
+        n_sequences: int | None = None,
+        n_tokens: int | None = None,
+        vocab_size: int | None = None,
+    ) -> None:
+        if context_size < 2:
+            raise DataError(
+                f"sequences of context_size = {context_size} tokens",
+                "nothing to predict within them",
+                "Set context_size to 2 or more; the model's own context is the usual choice.",
+            )
+        for name, limit in (("n_sequences", n_sequences), ("n_tokens", n_tokens)):
+            if limit is not None and limit < 1:
+                raise DataError(
+                    f"{name} = {limit}",
+                    "no data at all",
+                    f"Set {name} to 1 or more, or leave it out.",
+                )
+        self.context_size = context_size
+        self.counting = counting
+        self._read = read
+        self._source = dict(source)
+        self._pad_id = pad_id
+        self._max_sequences = n_sequences
+        self._max_tokens = n_tokens
+        self._vocab_size = vocab_size
+        self._tally: Tally | None = None
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """The stream in batches of ``batch_size`` sequences, the last one smaller where it must be.
+
+        Raises :class:`DataError` when no sequence is left, a row is unreadable, or a token id is
+        outside the model's vocabulary.
+        """
+        rows: list[Ids] = []
+        first = 0
+        for ids in self._sequences():
+            rows.append(ids)
+            if len(rows) == batch_size:
+                yield self._batch(rows, first)
+                first += len(rows)
+                rows = []
+        if rows:
+            yield self._batch(rows, first)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """What the stream is, without reading it: source, policy and limits, as plain JSON values."""
+        return {**self._source, "context_size": self.context_size, "mask": self.counting.policy}
+
+    @property
+    def n_sequences(self) -> int | None:
+        """How many sequences the stream holds; None before it has been read to its end."""
+        return None if self._tally is None else self._tally.n_sequences
+
+    @property
+    def n_tokens(self) -> int | None:
+        """How many tokens (padding left out) the stream holds; None before it has been read."""
+        return None if self._tally is None else self._tally.n_tokens
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over every token id used and the mask policy; reads the stream if need be."""
+        return self.tally().digest
+
+    def tally(self) -> Tally:
+        """The counts and the digest of the whole stream; reads it once, and only if need be."""
+        if self._tally is None:
+            for _ in self._sequences():
+                pass
+        assert self._tally is not None
+        return self._tally
+
+    def describe(self) -> dict[str, Any]:
+        """The source, the policy, the counts and the digest, as plain JSON values."""
+        return {**self.source, **vars(self.tally())}
+
+    def check(self) -> None:
+        """Read up to the first sequence; raises :class:`DataError` when there is none."""
+        next(self._sequences())
+
+    def _sequences(self) -> Iterator[Ids]:
+        """Sequences within the limits; a complete reading leaves its tally behind."""
+        digest = hashlib.sha256(f"{self.counting.policy}\0".encode())
+        n_sequences = n_tokens = n_counted = n_short = 0
+        for ids in self._read():
+            if len(ids) < 2:
+                n_short += 1
+                continue
+            self._check_vocabulary(ids)
+            counted = self.counting.counted(ids)
+            digest.update(len(ids).to_bytes(8, "little"))
+            digest.update(ids.astype("<i8").tobytes() + counted.tobytes())
+            n_sequences += 1
+            n_tokens += len(ids)
+            n_counted += int(counted.sum())
+            yield ids
+            if n_sequences == self._max_sequences or n_tokens >= (self._max_tokens or n_tokens + 1):
+                break
+        if n_sequences == 0:
+            raise DataError(
+                f"sequences of two tokens or more from {self._source.get('spec')!r}",
+                f"{n_short} shorter ones and no other",
+                "Give data with longer documents.",
+            )
+        self._tally = Tally(n_sequences, n_tokens, n_counted, n_short, digest.hexdigest())
+
+    def _check_vocabulary(self, ids: Ids) -> None:
+        size = self._vocab_size
+        if ids.min() < 0 or (size is not None and ids.max() >= size):
+            worst = int(ids.min() if ids.min() < 0 else ids.max())
+            raise DataError(
+                f"token ids of tokenizer {self._source.get('tokenizer')!r} below the vocabulary size "
+                f"{size} of model {self._source.get('model')!r}",
+                f"token id {worst} in {self._source.get('spec')!r}",
+                "Use the tokenizer that belongs to the model, or data tokenised with it.",
+            )
+
+    def _batch(self, rows: Sequence[Ids], first: int) -> Batch:
+        shape = (len(rows), max(map(len, rows)))
+        ids = np.full(shape, self._pad_id, dtype=np.int64)
+        attention = np.zeros(shape, dtype=bool)
+        counted = np.zeros(shape, dtype=bool)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+            attention[i, : len(row)] = True
+            counted[i, : len(row)] = self.counting.counted(row)
+        return Batch(
+            torch.from_numpy(ids),
+            torch.from_numpy(attention),
+            torch.from_numpy(counted),
+            torch.arange(first, first + len(rows)),
+        )
+
+
+def open_stream(
+    spec: str,
+    tokenizer: Any,
+    *,
+    context_size: int,
+    n_sequences: int | None = None,
+    n_tokens: int | None = None,
+    mask: MaskPolicy = "special",
+    pack: bool = True,
+    vocab_size: int | None = None,
+    prepend_bos: bool = True,
+    model: str = "",
+) -> TokenStream:
+    """The token stream of a data spec (see :func:`saebench.documents.open_documents`).
+
+    ``pack=True`` joins documents with EOS between them and cuts the result into sequences of
+    ``context_size`` that each start with BOS (where the tokenizer has one and ``prepend_bos``); the
+    incomplete rest is dropped unless it is all there is. ``pack=False`` makes one sequence of each
+    document, truncated. ``mask`` says which positions count: ``special`` all but the tokenizer's
+    special tokens, ``bos`` all but BOS, ``none`` all.
+    Raises :class:`DataError` (:class:`HubError` for an unreachable hub) on data that cannot be read.
+    """
+    documents = open_documents(spec)
+    layout = Layout(tokenizer, context_size, prepend_bos)
+    counting = Counting(
+        mask,
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tuple(sorted(tokenizer.all_special_ids)),
+    )
+    source = {
+        **documents.describe(),
+        "tokenizer": str(getattr(tokenizer, "name_or_path", "")),
+        "model": model,
+        "pack": pack,
+        "bos": bool(layout.prefix.size),
+        "eos_between_documents": pack and layout.eos_id is not None,
+        "limits": {"n_sequences": n_sequences, "n_tokens": n_tokens},
+    }
+    cut = layout.packed if pack else layout.one_per_document
+    stream = TokenStream(
+        lambda: cut(layout.tokenize(documents)),
+        counting,
+        context_size=context_size,
+        source=source,
+        pad_id=_first_not_none(tokenizer.pad_token_id, tokenizer.eos_token_id, 0),
+        n_sequences=n_sequences,
+        n_tokens=n_tokens,
+        vocab_size=vocab_size,
+    )
+    stream.check()
+    return stream
+
+
+def stream_from_ids(
+    ids: Tensor | Sequence[Sequence[int]],
+    *,
+    attention_mask: Tensor | None = None,
+    mask: MaskPolicy = "none",
+    special_ids: Sequence[int] = (),
+    bos_id: int | None = None,
+    n_sequences: int | None = None,
+    vocab_size: int | None = None,
+    spec: str = "ids in memory",
+) -> TokenStream:
+    """The stream of sequences already in memory: ``ids[n, t]``, or lists of different lengths.
+
+    ``attention_mask[n, t]`` (right-padded) cuts the padding of a rectangular ``ids`` off.
+    """
+    rows = [np.asarray(row, dtype=np.int64) for row in ids]
+    if attention_mask is not None:
+        rows = [
+            row[np.asarray(keep, dtype=bool)]
+            for row, keep in zip(rows, attention_mask, strict=True)
+        ]
+    return TokenStream(
+        lambda: iter(rows),
+        Counting(mask, bos_id, None, tuple(special_ids)),
+        context_size=max([2, *map(len, rows)]),
+        source={"spec": spec},
+        n_sequences=n_sequences,
+        vocab_size=vocab_size,
+    )
+
+
+class Layout:
+    """Turns documents into sequences of token ids of at most ``context_size``."""
+
+    def __init__(self, tokenizer: Any, context_size: int, prepend_bos: bool) -> None:
+        bos = tokenizer.bos_token_id if prepend_bos else None
+        self.tokenizer = tokenizer
+        self.context_size = context_size
+        self.prefix = np.array([] if bos is None else [bos], dtype=np.int64)
+        self.eos_id: int | None = tokenizer.eos_token_id
+
+    def tokenize(self, documents: Documents) -> Iterator[tuple[Ids, bool]]:
+        """``(ids, starts a document)`` per piece, a few documents tokenised at a time."""
+        waiting: list[Piece] = []
+        size = 0
+        for piece in documents.read():
+            waiting.append(piece)
+            size += len(piece.content)
+            if len(waiting) == TOKENIZE_TOGETHER or size >= BLOCK_CHARS:
+                yield from self._ids(waiting)
+                waiting, size = [], 0
+        yield from self._ids(waiting)
+
+    def packed(self, pieces: Iterable[tuple[Ids, bool]]) -> Iterator[Ids]:
+        """Documents joined with EOS and cut into full sequences."""
+        size = self.context_size - len(self.prefix)
+        rest = np.empty(0, dtype=np.int64)
+        last: int | None = None
+        cut_any = False
+        for ids, starts in pieces:
+            if not len(ids):
+                continue
+            if starts and last is not None and self.eos_id is not None and last != self.eos_id:
+                ids = np.concatenate([[self.eos_id], ids])
+            last = int(ids[-1])
+            rest = np.concatenate([rest, ids])
+            full = len(rest) // size * size
+            for row in rest[:full].reshape(-1, size):
+                cut_any = True
+                yield np.concatenate([self.prefix, row])
+            rest = rest[full:]
+        if not cut_any:
+            yield np.concatenate([self.prefix, rest])
+
+    def one_per_document(self, pieces: Iterable[tuple[Ids, bool]]) -> Iterator[Ids]:
+        """The beginning of each document; the later blocks of a long one are past any context."""
+        for ids, starts in pieces:
+            if starts:
+                head = ids[: self.context_size - len(self.prefix)]
+                yield np.concatenate([self.prefix, head]) if len(head) else head
+
+    def _ids(self, pieces: Sequence[Piece]) -> Iterator[tuple[Ids, bool]]:
+        texts = [piece.content for piece in pieces if isinstance(piece.content, str)]
+        encoded: Iterator[Any] = iter(())
+        if texts:
+            encoded = iter(
+                self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+            )
+        for piece in pieces:
+            given = next(encoded) if isinstance(piece.content, str) else piece.content
+            ids = np.asarray(given, dtype=np.int64)
+            if len(self.prefix) and len(ids) and ids[0] == self.prefix[0] and piece.starts:
+                ids = ids[1:]  # tokenised with its own BOS already
+            yield ids, piece.starts
+
+
+def _first_not_none(*values: int | None) -> int:
+    return next(value for value in values if value is not None)

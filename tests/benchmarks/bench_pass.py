@@ -1,0 +1,131 @@
+"""What the pass costs, against the parts of it that nothing can avoid. Ratios in one process.
+
+    python -m pytest tests/benchmarks/bench_pass.py -s
+
+The shape of GPT-2 small (12 blocks of width 768, 50,257 tokens) with random weights, 32 sequences of 128
+tokens, float32, TopK SAEs 768 → 24,576 with k = 32 after block 5. *Unavoidable* are: the prefix once, three
+suffixes and three unembeddings (clean, spliced, ablated), and one encoder product. Each round times the
+parts and the passes one after the other, and the table gives medians of the ratios within rounds.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from saebench.evals import ReconstructionEval, SiteEval, SparsityEval
+from saebench.evals.reconstruction import random_init
+from saebench.models import LanguageModel
+from saebench.passes import PassRequest, Subject, run_pass
+from saebench.tokens import stream_from_ids
+
+ROUNDS = int(os.environ.get("SAEBENCH_BENCH_ROUNDS", "3"))
+SEQUENCES, CONTEXT, D_SAE, K, N_SAES = 32, 128, 24_576, 32, 4
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    shape = GPT2LMHeadModel(GPT2Config(bos_token_id=None, eos_token_id=None)).eval()
+    return LanguageModel(shape, id="gpt2-small-shape")
+
+
+@pytest.fixture(scope="module")
+def saes(model):
+    return [random_init(torch.zeros(model.d_model), D_SAE, K, seed) for seed in range(N_SAES)]
+
+
+def tokens(model, n_sequences, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(model.vocab_size, (n_sequences, CONTEXT), generator=generator)
+
+
+def whole_pass(model, saes, ids):
+    """Seconds of the pass with every reconstruction, prediction and sparsity metric accumulated."""
+    site = model.site("blocks.5.hook_resid_post")
+    subjects = [Subject(f"s{i}", sae, site, site) for i, sae in enumerate(saes)]
+    shared = SiteEval(site)
+    request = PassRequest(
+        subjects,
+        {site: [shared]},
+        {
+            s.name: [
+                ReconstructionEval(shared, s.sae.cfg.d_out, predictions=True),
+                SparsityEval(s.sae.cfg.d_sae, model.device),
+            ]
+            for s in subjects
+        },
+    )
+    started = time.perf_counter()
+    run_pass(model, stream_from_ids(ids).batches(SEQUENCES), request)
+    return time.perf_counter() - started
+
+
+@torch.inference_mode()
+def parts(model, sae, ids):
+    """Seconds of each unavoidable part, once."""
+    site = model.site("blocks.5.hook_resid_post")
+    found = {}
+
+    def timed(name, function):
+        started = time.perf_counter()
+        result = function()
+        found[name] = time.perf_counter() - started
+        return result
+
+    prefix = timed("prefix", lambda: model.prefix(ids, None, [site]))
+    x = prefix.at(site)
+    hidden = timed("suffix", lambda: model.resume(prefix, site, x)).flatten(0, 1)
+    logits = torch.empty(256, model.vocab_size)
+    timed("unembed", lambda: [model.unembed(h, logits[: len(h)]) for h in hidden.split(256)])
+    flat, pre = x.flatten(0, 1), torch.empty(341, D_SAE)
+    timed("encode", lambda: [torch.mm(c, sae.W_enc, out=pre[: len(c)]) for c in flat.split(341)])
+    return found
+
+
+def unavoidable(cost):
+    return cost["prefix"] + 3 * (cost["suffix"] + cost["unembed"]) + cost["encode"]
+
+
+def test_the_whole_pass_against_its_unavoidable_parts(model, saes):
+    ids = tokens(model, SEQUENCES)
+    whole_pass(model, saes[:1], ids)  # warm-up
+    rounds = []
+    for _ in range(ROUNDS):
+        cost = parts(model, saes[0], ids)
+        one, four = whole_pass(model, saes[:1], ids), whole_pass(model, saes, ids)
+        rounds.append({**cost, "floor": unavoidable(cost), "one": one, "four": four})
+    medians = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
+    ratios = {
+        "one SAE / unavoidable": statistics.median(r["one"] / r["floor"] for r in rounds),
+        "four SAEs / one SAE": statistics.median(r["four"] / r["one"] for r in rounds),
+        "four SAEs / unavoidable of one": statistics.median(r["four"] / r["floor"] for r in rounds),
+    }
+    report("pass", {"seconds": medians, "ratios": ratios, "rounds": ROUNDS})
+    assert all(value > 0 for value in ratios.values())
+
+
+def test_peak_memory_does_not_grow_with_the_tokens_read(model, saes):
+    peaks = []
+    for times in (1, 3):
+        whole_pass(model, saes[:1], tokens(model, times * SEQUENCES))
+        gc.collect()
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+    report("memory", {"peak MiB after 32, 96 sequences": [round(p) for p in peaks]})
+    assert peaks[1] < 1.05 * peaks[0]
+
+
+def report(name, found):
+    print(f"\n{name}: {json.dumps(found, indent=2)}")
+    if folder := os.environ.get("SAEBENCH_BENCH_OUT"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
