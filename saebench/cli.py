@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from saebench._version import __version__
+from saebench.config.options import add_options, as_arguments, configured
 from saebench.errors import ConfigError, SaebenchError
-from saebench.options import add_options, as_arguments, configured
 
 USAGE_ERROR = 4  # as pytest's
 
@@ -157,7 +157,7 @@ def _command(
 
 
 def _demo(values: argparse.Namespace) -> int:
-    from saebench.options import OPTIONS
+    from saebench.config.options import OPTIONS
 
     blank = dict.fromkeys(option.keyword for option in OPTIONS)
     blank["out"] = values.out

@@ -27,7 +27,7 @@ _asked_key: pytest.StashKey[bool] = pytest.StashKey()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare ``--saebench-...``; the same options as ``saebench run`` has."""
-    from saebench.options import add_options
+    from saebench.config.options import add_options
 
     group = parser.getgroup("saebench", "sparse-autoencoder checkpoints")
     group.addoption(
@@ -64,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def session_of(config: pytest.Config) -> Session:
     """The run that the options and the configuration describe; made on first use."""
     if _session_key not in config.stash:
-        from saebench.options import configured
+        from saebench.config.options import configured
         from saebench.session import Session
 
         option = config.option

@@ -15,13 +15,13 @@ PACKAGE = ROOT / "saebench"
 # of its own (a family of modules that share a room).
 LAYERS = (
     ("_version", "errors"),
-    ("codes", "activations", "stats", "limits", "tables", "documents", "pretrained", "weights"),
-    ("sae", "sites", "record", "tokens", "files", "defaults"),
+    ("codes", "activations", "stats", "documents", "pretrained", "weights"),
+    ("sae", "sites", "record", "tokens", "files"),
     ("metrics", "blocks", "reference", "store"),
     ("adapters", "continuation", "gates"),
-    ("models", "inspection", "settings"),
-    ("loading", "predictions", "config"),
-    ("passes", "train", "report", "options"),
+    ("models", "inspection", "config"),
+    ("loading", "predictions"),
+    ("passes", "train", "report"),
     ("evals",),
     ("measure",),
     ("plan", "session"),

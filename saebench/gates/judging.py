@@ -14,11 +14,9 @@ from datetime import date
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
-from saebench.limits import Limit, parse_limit
+from saebench.gates.limits import Limit
 from saebench.metrics.definitions import definition
 from saebench.record import Measurement, Record
-
-__all__ = ["Gate", "Limit", "Status", "Verdict", "Waiver", "judge", "judge_record", "parse_limit"]
 
 SIGNIFICANT = 3  # digits of a value, unless its interval or its limit needs more
 FIXED_FROM, FIXED_BELOW = 1e-4, 1e9  # outside of these a number is shown with an exponent

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from saebench.config import Config, load_config, merge_options
+from saebench.config.reading import load_config, merge_options
+from saebench.config.schema import Config
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from saebench.defaults import Rules, default_rules, metric_names, parse_rules, suite_of
-from saebench.errors import ConfigError
-from saebench.gates import Gate
-from saebench.settings import (
+from saebench.config.defaults import Rules, default_rules, metric_names, parse_rules, suite_of
+from saebench.config.schema import (
     TOP_KEYS,
     Config,
     DataSpec,
@@ -45,20 +43,9 @@ from saebench.settings import (
     parse_settings,
     unique,
 )
-from saebench.tables import Table, read_toml
-
-__all__ = [
-    "FILE_NAME",
-    "Config",
-    "DataSpec",
-    "ModelSpec",
-    "SAESpec",
-    "configured_gates",
-    "find_config",
-    "gates_for",
-    "load_config",
-    "merge_options",
-]
+from saebench.config.tables import Table, read_toml
+from saebench.errors import ConfigError
+from saebench.gates import Gate
 
 FILE_NAME = "saebench.toml"
 

@@ -10,9 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from saebench.config.tables import Table, nearest
 from saebench.errors import ConfigError
-from saebench.limits import Limit, parse_limit
-from saebench.tables import Table, nearest
+from saebench.gates.limits import Limit, parse_limit
 
 RULE_KEYS = ("limit", "confidence", "reason", "source")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from saebench.defaults import (
+from saebench.config.defaults import (
     Rules,
     measured_suites,
     metric_names,
@@ -17,9 +17,9 @@ from saebench.defaults import (
     suite_names,
     suite_of,
 )
+from saebench.config.tables import Table, nearest
 from saebench.errors import ConfigError
 from saebench.gates import Waiver
-from saebench.tables import Table, nearest
 
 TOP_KEYS = (
     *("model", "data", "out", "batch_size", "device", "confidence", "suites"),
