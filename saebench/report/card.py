@@ -1,0 +1,163 @@
+"""The model card: everything below is derived from records and verdicts, and dated by them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote
+
+from saebench.gates import Status, Verdict
+from saebench.record import Record
+from saebench.report import escape, sections
+from saebench.report.appendix import (
+    definitions,
+    limitations,
+    positions,
+    provenance,
+    reproduce,
+)
+from saebench.report.digits import count, estimate
+from saebench.report.front_matter import card_name, front_matter
+from saebench.report.results import HEADLINES, label, of, tally, worst
+from saebench.report.splice import existing_front, splice
+from saebench.report.table import describe_checkpoint, markdown_grid
+
+COMPARED = ("fve", "fve_random_init", "fve_pca", *(name for name in HEADLINES if name != "fve"))
+WIDEST = 4  # checkpoints side by side; more become the rows
+NOTICE = (
+    "<!-- Written by saebench from its records. Edits between the two markers are lost the next "
+    "time; write above or below them. -->"
+)
+
+
+def render_card(
+    records: Sequence[Record],
+    verdicts: Sequence[Verdict],
+    *,
+    command: str,
+    images: Mapping[str, str] | None = None,
+    existing: str | None = None,
+) -> str:
+    """The text of a card on one checkpoint or on a set of them.
+
+    ``images`` maps a caption to the path of a picture, relative to the card. ``existing`` is the
+    text of the card that is there: its hand-written parts are kept. The same records give the same
+    bytes. Raises :class:`OutputError` when the existing card is damaged.
+    """
+    front = front_matter(records, existing_front(existing))
+    body = card_body(records, verdicts, command=command, images=images or {})
+    return splice(existing, front, body, title=escape.markdown_text(card_name(records)))
+
+
+def card_body(
+    records: Sequence[Record],
+    verdicts: Sequence[Verdict],
+    *,
+    command: str,
+    images: Mapping[str, str],
+) -> str:
+    """What goes between the markers."""
+    one = len(records) == 1
+    parts = [NOTICE]
+    if one:
+        parts += [_summary(records[0], verdicts), *_checkpoint(records[0], verdicts, images, "##")]
+    else:
+        parts += [_set_summary(records, verdicts), "## Comparison", _comparison(records, verdicts)]
+        parts += _pictures(images)
+        for record in records:
+            parts += [f"## {escape.markdown_text(record.name)}", _summary(record, verdicts)]
+            parts += _checkpoint(record, verdicts, {}, "###")
+    closing = (
+        ("Definitions", definitions(records)),
+        ("Which positions count", positions(records)),
+        ("Limitations", limitations(records, verdicts)),
+        ("Reproduce", reproduce(command)),
+        ("Provenance", provenance(records)),
+    )
+    for title, text in closing:
+        parts += [f"## {title}", text]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _checkpoint(
+    record: Record, verdicts: Sequence[Verdict], images: Mapping[str, str], level: str
+) -> list[str]:
+    return [
+        f"{level} What it is",
+        sections.what_it_is(record),
+        f"{level} How to load it",
+        sections.how_to_load(record),
+        f"{level} Training",
+        sections.training(record),
+        f"{level} Evaluation",
+        sections.evaluation(record, verdicts),
+        *_pictures(images),
+    ]
+
+
+def _summary(record: Record, verdicts: Sequence[Verdict]) -> str:
+    kind = "transcoder" if _writes_elsewhere(record) else "sparse autoencoder"
+    what = f"A {kind}: {escape.markdown_text(describe_checkpoint(record))}."
+    found = []
+    for metric in ("fve", "ce_recovered", "l0", "dead_fraction"):
+        measurement = record.get(metric)
+        if measurement is not None and measurement.value is not None:
+            value, interval = estimate(measurement)
+            bounds = f" {interval}" if interval else ""
+            found.append(f"{escape.markdown_text(label(record, metric))} **{value}**{bounds}")
+    numbers = f" Measured: {', '.join(found)}." if found else ""
+    return f"{what}{numbers} {_verdict(of(record, verdicts))}"
+
+
+def _set_summary(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
+    failing = {v.name for v in verdicts if not v.passed}
+    clean = sum(record.name not in failing for record in records)
+    verb = "meets" if clean == 1 else "meet"
+    gates = f" {clean} of {count(len(records))} {verb} every limit." if verdicts else ""
+    return f"{count(len(records))} checkpoints, measured side by side.{gates} {_verdict(verdicts)}"
+
+
+def _verdict(verdicts: Sequence[Verdict]) -> str:
+    text = tally(verdicts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _comparison(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
+    """Metrics by checkpoints; the other way round when there are many checkpoints."""
+    metrics = [name for name in COMPARED if any(record.get(name) for record in records)]
+    header = ["", *(escape.markdown_cell(_label(records, name)) for name in metrics), "Verdict"]
+    grid = [header]
+    for record in records:
+        cells = [_compared(record, name) for name in metrics]
+        status = worst(of(record, verdicts))
+        grid.append([escape.code_span(record.name, cell=True), *cells, _word(status)])
+    if len(records) <= WIDEST:
+        grid = [list(column) for column in zip(*grid, strict=True)]
+    return markdown_grid(grid[0], grid[1:])
+
+
+def _compared(record: Record, name: str) -> str:
+    measurement = record.get(name)
+    if measurement is None:
+        return ""
+    value, interval = estimate(measurement)
+    return f"{value} {interval}".strip()
+
+
+def _label(records: Sequence[Record], name: str) -> str:
+    return next(label(record, name) for record in records if record.get(name))
+
+
+def _word(status: Status | None) -> str:
+    if status is None:
+        return "–"
+    word = status.value.replace("_", " ")
+    return word.lower() if status in (Status.PASS, Status.WAIVED) else f"**{word}**"
+
+
+def _pictures(images: Mapping[str, str]) -> list[str]:
+    return [f"![{escape.markdown_text(words)}]({quote(path)})" for words, path in images.items()]
+
+
+def _writes_elsewhere(record: Record) -> bool:
+    cfg = record.checkpoint.get("cfg", {})
+    return cfg.get("site_out") not in (None, cfg.get("site"))

@@ -1,0 +1,190 @@
+"""What a report shows of a record: rows of value, interval, baseline, limit and verdict, in one order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from saebench.gates import Status, Verdict
+from saebench.record import Measurement, Record
+from saebench.report.digits import estimate, number
+
+# In the order of reports; what is not listed here follows, by name.
+HEADLINES = (
+    "fve",
+    "mse",
+    "cosine",
+    "l2_ratio",
+    "ce_recovered",
+    "ce_delta",
+    "kl",
+    "l0",
+    "freq_over_10_percent",
+    "dead_fraction",
+)
+
+# What a number has to be read against: a null, a baseline or a reference, with the words for it.
+BESIDE: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "fve": (
+        ("fve_mean_predictor", "mean predictor"),
+        ("fve_random_init", "random-init SAE"),
+        ("fve_pca", "PCA"),
+    ),
+    "ce_recovered": (("ce_recovered_mean", "against mean ablation"),),
+    "ce_delta": (("ce_clean", "clean CE"), ("ce_zero", "zero-ablated CE")),
+    "kl": (("kl_zero", "zero ablation"),),
+}
+
+WORST_FIRST = (Status.FAIL, Status.NOT_EVALUABLE, Status.WAIVED, Status.PASS)
+WORDS = {
+    Status.PASS: "pass",
+    Status.FAIL: "FAIL",
+    Status.NOT_EVALUABLE: "NOT EVALUABLE",
+    Status.WAIVED: "waived",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a results table.
+
+    ``value`` and ``interval`` are formatted numbers, the rest is raw text: whoever prints it makes it
+    harmless. ``beside`` are ``(words, value)`` pairs; ``limit`` is empty and ``status`` None without a
+    gate; ``reason`` says why there is no value, or no interval.
+    """
+
+    metric: str
+    label: str
+    unit: str
+    value: str
+    interval: str
+    beside: tuple[tuple[str, str], ...] = ()
+    limit: str = ""
+    status: Status | None = None
+    reason: str = ""
+
+
+def headline_rows(record: Record, verdicts: Sequence[Verdict]) -> list[Row]:
+    """The rows that a reader needs: the headline metrics, and every metric that has a gate."""
+    gated = {_short(verdict.gate.metric) for verdict in of(record, verdicts)}
+    names = [name for name in HEADLINES if name in gated or record.get(name) is not None]
+    names += sorted(gated - set(names))
+    return [row for name in names for row in _rows(record, name, verdicts)]
+
+
+def all_rows(record: Record) -> list[Row]:
+    """Every measurement of the record, the headline metrics first, without verdicts."""
+    found = (record.get(name) for name in HEADLINES)
+    first = [measurement.metric for measurement in found if measurement is not None]
+    rest = sorted(set(record.measurements) - set(first))
+    return [_row(record, metric, None) for metric in [*first, *rest]]
+
+
+def of(record: Record, verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts on this record's checkpoint."""
+    return [verdict for verdict in verdicts if verdict.name == record.name]
+
+
+def tally(verdicts: Sequence[Verdict]) -> str:
+    """``4 of 6 limits hold, 1 fails, 1 is waived``, or that there are none."""
+    if not verdicts:
+        return "no limits were set"
+    counts = {status: sum(v.status is status for v in verdicts) for status in Status}
+    total = len(verdicts)
+    held = counts[Status.PASS]
+    verb = "holds" if held == 1 else "hold"
+    parts = [f"{held} of {total} limit{'' if total == 1 else 's'} {verb}"]
+    phrases = (
+        (Status.FAIL, "fails", "fail"),
+        (Status.NOT_EVALUABLE, "could not be evaluated", "could not be evaluated"),
+        (Status.WAIVED, "is waived", "are waived"),
+    )
+    for status, one, many in phrases:
+        if counts[status]:
+            parts.append(f"{counts[status]} {one if counts[status] == 1 else many}")
+    return ", ".join(parts)
+
+
+def worst(verdicts: Sequence[Verdict]) -> Status | None:
+    """The worst status among the verdicts, None without any."""
+    found = {verdict.status for verdict in verdicts}
+    return next((status for status in WORST_FIRST if status in found), None)
+
+
+def describe(record: Record, metric: str) -> Mapping[str, Any]:
+    """The definition that the record embeds for a metric (by id or short name), empty if it has none."""
+    if metric in record.definitions:
+        return record.definitions[metric]
+    measurement = record.get(metric)
+    return record.definitions.get(measurement.metric, {}) if measurement is not None else {}
+
+
+def value_of(record: Record, metric: str) -> float | None:
+    """The value of a metric by id or short name, None where the record has none."""
+    measurement = record.get(metric)
+    return measurement.value if measurement is not None else None
+
+
+def tokens_counted(record: Record) -> int:
+    """How many token positions counted, under either name that records have for it."""
+    data = record.data
+    return int(data.get("n_tokens_counted") or data.get("n_counted") or data.get("n_tokens") or 0)
+
+
+def label(record: Record, metric: str) -> str:
+    """The short human name of a metric, as the record defines it."""
+    return str(describe(record, metric).get("label") or metric)
+
+
+def not_evaluated(record: Record) -> list[tuple[str, str]]:
+    """``(label, reason)`` of each measurement that has no value."""
+    missing = [m for _, m in sorted(record.measurements.items()) if m.value is None]
+    return [(label(record, m.metric), m.reason or "not measured") for m in missing]
+
+
+def _rows(record: Record, name: str, verdicts: Sequence[Verdict]) -> list[Row]:
+    gates = [verdict for verdict in of(record, verdicts) if _short(verdict.gate.metric) == name]
+    return [_row(record, name, verdict) for verdict in gates] or [_row(record, name, None)]
+
+
+def _row(record: Record, metric: str, verdict: Verdict | None) -> Row:
+    measurement = record.get(metric)
+    if measurement is None:
+        measurement = Measurement(metric, None, reason="the record has no such measurement")
+    value, interval = estimate(measurement, verdict.gate.limit if verdict else None)
+    return Row(
+        metric=measurement.metric,
+        label=label(record, metric),
+        unit=str(describe(record, metric).get("unit", "")),
+        value=value,
+        interval=interval,
+        beside=_beside(record, _short(metric)),
+        limit=_limit(verdict),
+        status=verdict.status if verdict else None,
+        reason=measurement.reason or "",
+    )
+
+
+def _beside(record: Record, name: str) -> tuple[tuple[str, str], ...]:
+    if name == "l0":
+        k = record.checkpoint.get("cfg", {}).get("k")
+        return (("k in training:", number(float(k))),) if isinstance(k, int | float) else ()
+    pairs = []
+    for metric, words in BESIDE.get(name, ()):
+        measurement = record.get(metric)
+        if measurement is not None and measurement.value is not None:
+            components = measurement.detail.get("components")
+            size = f", {components} components" if components is not None else ""
+            pairs.append((f"{words}{size}:", estimate(measurement)[0]))
+    return tuple(pairs)
+
+
+def _limit(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return ""
+    return f"{verdict.gate.limit}{' on the interval' if verdict.gate.confidence else ''}"
+
+
+def _short(metric: str) -> str:
+    return metric.partition("@")[0]

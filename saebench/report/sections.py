@@ -1,0 +1,183 @@
+"""The parts of a card about one checkpoint: what it is, how to load it, training, results. Markdown."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from saebench.gates import Verdict
+from saebench.record import Record
+from saebench.report import escape
+from saebench.report.digits import count
+from saebench.report.front_matter import loads_in_saelens
+from saebench.report.results import all_rows, headline_rows, tokens_counted
+from saebench.report.table import markdown_grid, markdown_table
+
+FACTS = (
+    ("architecture", "Architecture"),
+    ("model", "Trained on model"),
+    ("site", "Hook point read"),
+    ("site_out", "Hook point written"),
+    ("d_in", "Input width (d_in)"),
+    ("d_out", "Output width (d_out)"),
+    ("d_sae", "Latents (d_sae)"),
+    ("k", "k"),
+    ("normalization", "Input normalisation"),
+    ("dtype", "Stored precision"),
+)
+HOW = {"user": "given by the user", "assumed": "assumed"}
+MOST_PROVENANCE = 60  # rows: a training config can have hundreds of keys
+_HUB = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^:]+))?(?::(?P<path>.+))?")
+_ABSOLUTE = re.compile(r"(?:/|~|[A-Za-z]:[\\/]|\\\\)")
+
+
+def what_it_is(record: Record) -> str:
+    """A table of the checkpoint's facts, each with the place it was read from."""
+    cfg = record.checkpoint.get("cfg", {})
+    facts = record.checkpoint.get("facts", {})
+    same_out = cfg.get("d_out") == cfg.get("d_in") and cfg.get("site_out") in (
+        None,
+        cfg.get("site"),
+    )
+    rows = []
+    for field, title in FACTS:
+        value = cfg.get(field)
+        if value is None or (same_out and field in ("site_out", "d_out")):
+            continue
+        plain = isinstance(value, int) and not isinstance(value, bool)
+        shown = count(value) if plain else escape.code_span(portable(value), cell=True)
+        rows.append([title, shown, _source(facts.get(field))])
+    kind = record.checkpoint.get("format") or cfg.get("format")
+    rows.append(["File format", _code(kind), _code(", ".join(record.checkpoint.get("files", {})))])
+    table = markdown_grid(["Fact", "Value", "Read from"], rows)
+    notes = [f"- {escape.markdown_text(note)}" for note in record.checkpoint.get("notes", ())]
+    return "\n\n".join([table, "\n".join(notes)]).strip()
+
+
+def how_to_load(record: Record) -> str:
+    """A snippet for saebench, and one for SAELens where it can load the files."""
+    cfg = record.checkpoint.get("cfg", {})
+    name = json.dumps(escape.terminal(reference(record)), ensure_ascii=False)
+    width = cfg.get("d_in", "d_in")
+    decode = "sae.decode(f)" if cfg.get("normalization") in (None, "none") else "sae.decode(f, x)"
+    target = "x_hat" if cfg.get("site_out") in (None, cfg.get("site")) else "y_hat"
+    ours = [
+        "from saebench import load_sae",
+        "",
+        f"sae = load_sae({name})",
+        f"f = sae.encode(x)  # x[..., {width}] -> f[..., {cfg.get('d_sae', 'd_sae')}]",
+        f"{target} = {decode}",
+    ]
+    parts = [escape.code_block(ours, "python")]
+    if loads_in_saelens(record):
+        parts += ["With SAELens:", escape.code_block(_saelens(record), "python")]
+    return "\n\n".join(parts)
+
+
+def training(record: Record) -> str:
+    """What the checkpoint's own files say about its training; nothing here was checked."""
+    provenance = record.checkpoint.get("provenance") or {}
+    # versions of packages last: what was trained on what comes first
+    pairs = sorted(_flat(provenance), key=lambda pair: "environment" in pair[0].split("."))
+    if not pairs:
+        return "Not stated in the files of the checkpoint."
+    rows = [[_code(key), _stated(value)] for key, value in pairs[:MOST_PROVENANCE]]
+    left = len(pairs) - len(rows)
+    more = f"\n\n{count(left)} more in the checkpoint's own files." if left else ""
+    intro = "As stated by the files of the checkpoint; not checked here."
+    return f"{intro}\n\n{markdown_grid(['Setting', 'Value'], rows)}{more}"
+
+
+def evaluation(record: Record, verdicts: Sequence[Verdict]) -> str:
+    """What was measured on, the results table, and every other measurement folded away."""
+    headline = headline_rows(record, verdicts)
+    shown = {row.metric for row in headline}
+    rest = [row for row in all_rows(record) if row.metric not in shown]
+    parts = [measured_on(record), markdown_table(headline)]
+    if rest:
+        summary = f"<details><summary>{count(len(rest))} more measurements</summary>"
+        parts += [summary, markdown_table(rest), "</details>"]
+    return "\n\n".join(parts)
+
+
+def measured_on(record: Record) -> str:
+    """One sentence: data, sequences, tokens, model."""
+    data = record.data
+    size = f"{count(data.get('n_sequences') or 0)} sequences"
+    if data.get("context_size"):
+        size += f" of up to {count(data['context_size'])} tokens"
+    tokens = f"{count(tokens_counted(record))} tokens counted"
+    if data.get("n_tokens"):
+        tokens += f" of {count(data['n_tokens'])} read"
+    model = escape.code_span(portable(record.model.get("id") or "unnamed model"))
+    dtype = record.model.get("dtype")
+    regime = f" in {escape.markdown_text(dtype)}" if dtype else ""
+    spec = escape.code_span(portable(data.get("spec") or "unnamed data"))
+    return f"Measured on {spec}: {size}, {tokens}, through {model}{regime}."
+
+
+def reference(record: Record) -> str:
+    """The checkpoint's reference as others can use it: pinned to its commit, or without our folders."""
+    text = str(record.checkpoint.get("reference") or record.name)
+    commit = record.checkpoint.get("commit")
+    found = _HUB.fullmatch(text)
+    if found is None:
+        return portable(text)
+    path = f":{found['path']}" if found["path"] else ""
+    return f"hf:{found['repo']}@{commit or found['revision'] or 'main'}{path}"
+
+
+def portable(value: object) -> str:
+    """Text with an absolute path cut to its last name: other machines have other folders."""
+    text = str(value)
+    if not _ABSOLUTE.match(text):
+        return text
+    return re.split(r"[\\/]", text.rstrip("\\/"))[-1] or text
+
+
+def _saelens(record: Record) -> list[str]:
+    found = _HUB.fullmatch(reference(record))
+    if found is None or not found["path"]:
+        place = escape.terminal(reference(record))
+        if found is not None:
+            place = f"path/to/{found['repo'].rpartition('/')[2]}"
+        call = f"SAE.load_from_disk({json.dumps(place, ensure_ascii=False)})"
+    else:
+        call = f"SAE.from_pretrained({json.dumps(found['repo'])}, {json.dumps(found['path'])})"
+    return ["from sae_lens import SAE", "", f"sae = {call}"]
+
+
+def _source(fact: Mapping[str, Any] | None) -> str:
+    if not fact:
+        return "–"
+    source = _code(fact.get("source")) if fact.get("source") else ""
+    how = HOW.get(str(fact.get("how")), "")
+    return f"{how}: {source}" if how and source else how or source or "–"
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """``("data.spec", …)`` for each leaf, in the order of the files, to a depth that people read."""
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, Mapping) and item and depth < 3:
+            yield from _flat(item, f"{name}.", depth + 1)
+        elif item is not None and item != "" and item != {} and item != []:
+            yield name, item
+
+
+def _stated(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return count(value) if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str):
+        return _code(portable(value))
+    return _code(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _code(value: object) -> str:
+    return escape.code_span(value if value is not None else "", cell=True, limit=escape.CELL_LENGTH)

@@ -1,0 +1,135 @@
+"""Results as tables: aligned text for a terminal, and markdown for cards and summaries."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from saebench.gates import Status, Verdict
+from saebench.record import Record
+from saebench.report import escape
+from saebench.report.digits import count
+from saebench.report.results import WORDS, Row, headline_rows, of, tally, tokens_counted
+
+COLUMNS = ("metric", "value", "95 % interval", "limit", "verdict", "baseline")
+UNGATED = (0, 1, 2, 5)  # the columns where nothing has a limit
+RIGHT = frozenset({"value"})
+CELL = 90  # characters of one cell in a terminal
+COLOURS = {
+    Status.PASS: "\x1b[32m",
+    Status.FAIL: "\x1b[1;31m",
+    Status.NOT_EVALUABLE: "\x1b[1;31m",
+    Status.WAIVED: "\x1b[33m",
+}
+RESET = "\x1b[0m"
+
+
+def terminal_table(
+    records: Sequence[Record], verdicts: Sequence[Verdict], *, colour: bool = False
+) -> str:
+    """A block per checkpoint: what it is, its results, and how many limits hold.
+
+    ``colour`` paints the verdicts with ANSI codes; all values have theirs taken out.
+    """
+    blocks = [_block(record, of(record, verdicts), colour) for record in records]
+    return "\n\n".join(blocks)
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """The rows as a markdown table; the verdict columns are left out when nothing is gated."""
+    places = _places(any(row.status is not None for row in rows))
+    body = [[cells[place] for place in places] for cells in map(_markdown_cells, rows)]
+    return markdown_grid([COLUMNS[place].capitalize() for place in places], body, right=(1,))
+
+
+def markdown_grid(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
+) -> str:
+    """A markdown table of cells that are already safe; ``right`` lists right-aligned columns."""
+    rule = ["---:" if index in right else "---" for index in range(len(header))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [list(header), rule, *rows])
+
+
+def describe_checkpoint(record: Record) -> str:
+    """``topk, 128 → 2,048 latents, k 32, blocks.2.hook_resid_post``, raw text."""
+    cfg = record.checkpoint.get("cfg", {})
+    parts = [str(cfg.get("architecture") or "unknown architecture")]
+    if isinstance(cfg.get("d_in"), int) and isinstance(cfg.get("d_sae"), int):
+        parts.append(f"{count(cfg['d_in'])} → {count(cfg['d_sae'])} latents")
+    if cfg.get("k") is not None:
+        parts.append(f"k {cfg['k']}")
+    if cfg.get("site"):
+        out = cfg.get("site_out")
+        parts.append(f"{cfg['site']} → {out}" if out and out != cfg["site"] else str(cfg["site"]))
+    return ", ".join(parts)
+
+
+def _block(record: Record, verdicts: Sequence[Verdict], colour: bool) -> str:
+    rows = headline_rows(record, verdicts)
+    places = _places(bool(verdicts))
+    columns = [COLUMNS[place] for place in places]
+    table = []
+    for row in rows:
+        cells = [escape.terminal(cell, CELL) for cell in _cells(row)]
+        table.append([cells[place] for place in places])
+    widths = [max(map(_width, column)) for column in zip(columns, *table, strict=True)]
+    title = f"{escape.terminal(record.name)}  ({escape.terminal(describe_checkpoint(record))})"
+    lines = [title, _line(columns, widths), _line(["─" * width for width in widths], widths)]
+    for cells, row in zip(table, rows, strict=True):
+        line = _line(cells, widths)
+        if colour and row.status is not None:
+            # the limit, which is ours to print, holds none of the words
+            word = WORDS[row.status]
+            before, _, after = line.partition(f"  {word}")
+            line = f"{before}  {COLOURS[row.status]}{word}{RESET}{after}"
+        lines.append(line)
+    return "\n".join([*lines, f"  {_footer(record, verdicts)}"])
+
+
+def _footer(record: Record, verdicts: Sequence[Verdict]) -> str:
+    sequences = count(record.data.get("n_sequences") or 0)
+    size = f"{count(tokens_counted(record))} tokens of {sequences} sequences"
+    return f"{size}; {tally(verdicts)}"
+
+
+def _places(gated: bool) -> Sequence[int]:
+    return range(len(COLUMNS)) if gated else UNGATED
+
+
+def _cells(row: Row) -> list[str]:
+    return [row.label, row.value, row.interval, row.limit, _word(row.status), _beside(row)]
+
+
+def _markdown_cells(row: Row) -> list[str]:
+    name, value, interval, limit, word, beside = _cells(row)
+    return [
+        escape.markdown_cell(name),
+        value,
+        interval,
+        escape.code_span(limit, cell=True) if limit else "",
+        f"**{word}**" if row.status in (Status.FAIL, Status.NOT_EVALUABLE) else word,
+        escape.markdown_text(beside, escape.CELL_LENGTH),
+    ]
+
+
+def _beside(row: Row) -> str:
+    parts = [f"{words} {value}" for words, value in row.beside]
+    return " · ".join([*parts, row.reason] if row.reason else parts)
+
+
+def _word(status: Status | None) -> str:
+    return "" if status is None else WORDS[status]
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = []
+    for column, cell, width in zip(COLUMNS, cells, widths, strict=False):
+        space = " " * (width - _width(cell))
+        padded.append(space + cell if column in RIGHT else cell + space)
+    return ("  " + "  ".join(padded)).rstrip()
+
+
+def _width(text: str) -> int:
+    """Terminal columns: wide East Asian characters take two, combining marks none."""
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+    return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)
