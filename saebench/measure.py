@@ -21,9 +21,8 @@ from saebench.evals.reconstruction import transcoder_baseline
 from saebench.loading import Checkpoint, open_checkpoint
 from saebench.metrics.definitions import DEFINITIONS, definition
 from saebench.metrics.sums import N_GROUPS
-from saebench.models import LanguageModel
+from saebench.models import LanguageModel, Located, locate
 from saebench.passes import CALIBRATION_SEQUENCES, PassRequest, Subject, run_pass
-from saebench.pretrained import Located, locate
 from saebench.record import Measurement, Record
 from saebench.stats import N_RESAMPLES
 from saebench.store import RecordStore, record_key

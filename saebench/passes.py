@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from saebench.codes import SparseCodes
-from saebench.continuation import Prefix
 from saebench.errors import DataError, ModelError
 from saebench.metrics.prediction import Losses
-from saebench.models import LanguageModel
+from saebench.models import LanguageModel, Prefix
 from saebench.predictions import Continuation, Scored, continue_from, score, spliced
 from saebench.sae import SAE
 from saebench.sites import Site

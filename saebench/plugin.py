@@ -242,7 +242,11 @@ class Collector:
         run = session_of(self.config)
         terminalreporter.section("saebench")
         try:
-            written = run.finish(judged, command=self.config.option.saebench_command)
+            written = run.finish(
+                judged,
+                command=self.config.option.saebench_command,
+                colour=terminalreporter.hasmarkup,
+            )
         except SaebenchError as error:
             terminalreporter.write_line(f"saebench: {error}", red=True)
             return

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saebench.continuation import Prefix
 from saebench.metrics.prediction import Losses, against_clean, clean_part
-from saebench.models import LanguageModel
+from saebench.models import LanguageModel, Prefix
 from saebench.sites import Site
 from saebench.tokens import Batch
 

@@ -196,7 +196,9 @@ class Session:
             }
         return self._loaded[name]
 
-    def finish(self, judged: Sequence[tuple[str, str]], *, command: str | None) -> Written:
+    def finish(
+        self, judged: Sequence[tuple[str, str]], *, command: str | None, colour: bool = False
+    ) -> Written:
         """Write the report on the (checkpoint, metric) pairs that were judged.
 
         Raises :class:`~saebench.errors.OutputError` when it cannot be written.
@@ -213,4 +215,4 @@ class Session:
         records = [self.measured(name).record for name in self.entries if name in dict(judged)]
         paths = write_report(records, verdicts, self.config.out, command=command or "")
         write_summary(records, verdicts)
-        return Written(terminal_table(records, verdicts), tuple(paths))
+        return Written(terminal_table(records, verdicts, colour=colour), tuple(paths))

@@ -15,11 +15,11 @@ PACKAGE = ROOT / "saebench"
 # of its own (a family of modules that share a room).
 LAYERS = (
     ("_version", "errors"),
-    ("codes", "activations", "stats", "documents", "pretrained", "weights"),
+    ("codes", "activations", "stats", "documents", "weights"),
     ("sae", "sites", "record", "tokens", "files"),
-    ("metrics", "blocks", "reference", "store"),
-    ("adapters", "continuation", "gates"),
-    ("models", "inspection", "config"),
+    ("metrics", "models", "reference", "store"),
+    ("adapters", "gates"),
+    ("inspection", "config"),
     ("loading", "predictions"),
     ("passes", "train", "report"),
     ("evals",),

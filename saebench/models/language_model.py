@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saebench.blocks import Block, find_blocks, trace_blocks
-from saebench.continuation import Prefix, Rows, capture, port_key, replaced, resumed
 from saebench.errors import ModelError, SiteError
-from saebench.pretrained import Located, digest_files, digest_tensors, locate
+from saebench.models.blocks import Block, find_blocks, trace_blocks
+from saebench.models.continuation import Prefix, Rows, capture, port_key, replaced, resumed
+from saebench.models.pretrained import Located, digest_files, digest_tensors, locate
 from saebench.sites import Site, parse_site
 
 __all__ = ["LanguageModel", "Prefix"]

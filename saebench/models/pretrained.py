@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 from huggingface_hub import HfApi, errors, snapshot_download
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from saebench.errors import ModelError
 
@@ -198,9 +201,10 @@ def _config(asked: str, root: Path) -> Any:
 
 def _weights(asked: str, root: Path, dtype: torch.dtype) -> Any:
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            root, dtype=dtype, trust_remote_code=False, output_loading_info=True
-        )
+        with _no_bar_in_logs():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                root, dtype=dtype, trust_remote_code=False, output_loading_info=True
+            )
     except Exception as error:  # damaged files raise whatever the reader of that format raises
         next_step = "Check that the download is complete"
         _fail(asked, f"its weights cannot be read: {_first(error)}", next_step, error)
@@ -214,6 +218,19 @@ def _weights(asked: str, root: Path, dtype: torch.dtype) -> Any:
             "Use the full causal language model, not its body alone",
         )
     return model
+
+
+@contextmanager
+def _no_bar_in_logs() -> Iterator[None]:
+    """Keep transformers' progress bars off a stderr that is no terminal, and leave the setting as it was."""
+    shown = logging.is_progress_bar_enabled()
+    if shown and not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _tokenizer(asked: str, root: Path) -> Any:

@@ -8,7 +8,7 @@ from huggingface_hub import errors
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-import saebench.pretrained as pretrained
+import saebench.models.pretrained as pretrained
 from saebench.errors import ModelError
 from saebench.models import LanguageModel
 from tests.tiny_models import close, some_ids, tiny_model

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saebench.blocks import Block, first_tensor
 from saebench.errors import SiteError
+from saebench.models.blocks import Block, first_tensor
 from saebench.sites import Kind, Site
 
 Rows = slice | Tensor

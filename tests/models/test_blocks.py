@@ -5,9 +5,9 @@ import torch
 import transformers
 from torch import nn
 
-from saebench.blocks import Returns, find_blocks
 from saebench.errors import ModelError, SiteError
 from saebench.models import LanguageModel
+from saebench.models.blocks import Returns, find_blocks
 from saebench.sites import Site
 from tests.tiny_models import close, shared_model, some_ids
 
