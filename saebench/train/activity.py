@@ -1,0 +1,123 @@
+"""A model's activations at one site, batch after batch, and which tokens they came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saebench.errors import DataError, ModelError
+from saebench.models import LanguageModel
+from saebench.sites import Site
+from saebench.tokens import Batch, TokenStream
+from saebench.train.recipe import Recipe
+
+
+class Reading:
+    """Activations of the counted tokens of a stream; remembers what was read.
+
+    ``digest()`` is SHA-256 over the token ids of all sequences read, in order; ``epochs`` counts how
+    often the stream was begun.
+    """
+
+    def __init__(
+        self, recipe: Recipe, model: LanguageModel, site: Site, stream: TokenStream
+    ) -> None:
+        self.model = model
+        self.site = site
+        self.stream = stream
+        self.sequences = 0
+        self.epochs = 0
+        self._batch_size = recipe.model_batch_size
+        self._digest = hashlib.sha256()
+
+    def once(self, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """``(x[n, d] float32, sequence_ids[n])`` per batch, from sequence ``skip`` to the end.
+
+        Raises :class:`ModelError` on activations that are not finite.
+        """
+        self.epochs += 1
+        for batch in self.stream.batches(self._batch_size):
+            keep = batch.sequence_ids >= skip
+            if bool(keep.any()):
+                yield self._run(
+                    Batch(
+                        batch.ids[keep],
+                        batch.attention_mask[keep],
+                        batch.counted[keep],
+                        batch.sequence_ids[keep],
+                    )
+                )
+
+    def forever(self, skip: int = 0) -> Iterator[Tensor]:
+        """Chunks ``x[n, d]``, from the start again each time the stream ends.
+
+        Raises :class:`DataError` when nothing is left beyond the first ``skip`` sequences.
+        """
+        while True:
+            found = False
+            for x, _ in self.once(skip):
+                if len(x):
+                    found = True
+                    yield x
+            if not found:
+                beyond = (
+                    f"none beyond the first {skip} sequences, which are held out"
+                    if skip
+                    else "none"
+                )
+                raise DataError(
+                    f"tokens to train on in {self.stream.source.get('spec')!r}",
+                    beyond,
+                    "Give more data, a separate held_out text, or fewer heldout_tokens.",
+                )
+
+    def first(self, n: int) -> tuple[Tensor, int]:
+        """The first ``n`` activations ``[n, d]``, and the number of sequences they come from.
+
+        Fewer where the stream is shorter; raises :class:`DataError` when there is none.
+        """
+        kept: list[Tensor] = []
+        sequences = 0
+        for x, sequence_ids in self.once():
+            kept.append(x[:n])
+            n -= len(kept[-1])
+            if len(kept[-1]):
+                sequences = int(sequence_ids[len(kept[-1]) - 1]) + 1
+            if n <= 0:
+                break
+        if not sequences:
+            raise DataError(
+                f"held-out tokens in {self.stream.source.get('spec')!r}",
+                "no token that the mask policy counts",
+                "Give other data, or another mask policy.",
+            )
+        return torch.cat(kept), sequences
+
+    def describe(self) -> dict[str, Any]:
+        """The source and what was read of it, as plain JSON values."""
+        return {
+            **self.stream.source,
+            "sequences_read": self.sequences,
+            "epochs": self.epochs,
+            "digest": self._digest.hexdigest(),
+        }
+
+    def _run(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            at_site = self.model.prefix(batch.ids, batch.attention_mask, [self.site]).at(self.site)
+            x = at_site[batch.counted.to(at_site.device)].float()
+        if not bool(x.isfinite().all()):
+            raise ModelError(
+                f"finite activations at {self.site}",
+                f"NaN or infinite values in sequences {int(batch.sequence_ids[0])} to "
+                f"{int(batch.sequence_ids[-1])}",
+                "Run the model in float32 or bfloat16 (model_dtype), or choose an earlier site.",
+            )
+        for ids, mask in zip(batch.ids, batch.attention_mask, strict=True):
+            self._digest.update(ids[mask].numpy().astype("<i8").tobytes())
+        self.sequences += len(batch.ids)
+        return x, batch.sequence_ids[batch.counted.nonzero()[:, 0]]

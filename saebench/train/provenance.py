@@ -1,0 +1,62 @@
+"""Where a trained SAE comes from, as plain JSON values."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from saebench._version import __version__
+from saebench.train.recipe import Recipe
+from saebench.train.step import Trainer
+
+PACKAGES = ("torch", "transformers", "numpy", "safetensors", "datasets")
+
+
+def environment() -> dict[str, str]:
+    """The versions of Python and of the packages that a training run depends on."""
+    found = {"saebench": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def provenance_of(
+    recipe: Recipe,
+    trainer: Trainer,
+    history: tuple[Mapping[str, Any], ...],
+    *,
+    model: Mapping[str, Any],
+    data: Mapping[str, Any],
+    heldout: Mapping[str, Any],
+    tokens_per_second: float,
+) -> dict[str, Any]:
+    """Everything needed to believe a trained SAE, and to make it again.
+
+    ``model``, ``data`` and ``heldout`` describe the base model and what was read; the last row of
+    ``history`` gives the final figures.
+    """
+    last = history[-1] if history else {}
+    return {
+        "recipe": recipe.to_json(),
+        "seeds": {"weights": recipe.seed, "shuffle": recipe.shuffle_seed},
+        "tokens": trainer.tokens,
+        "steps": trainer.steps,
+        "input_scale": trainer.scale,
+        "threshold": trainer.threshold / trainer.scale
+        if recipe.architecture == "batchtopk"
+        else None,
+        "final": {key: last.get(key) for key in ("fve", "l0", "loss", "dead_share")},
+        "dead_window": recipe.dead_window,
+        "model": dict(model),
+        "data": dict(data),
+        "heldout": dict(heldout),
+        "tokens_per_second": round(tokens_per_second, 1),
+        "environment": environment(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

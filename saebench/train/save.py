@@ -1,0 +1,174 @@
+"""Saving: the folder that SAELens v6 loads for inference, with our provenance in one more key.
+
+``sae_weights.safetensors`` and ``cfg.json``; ``training.jsonl`` holds the history where there is one.
+A folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from saebench._version import __version__
+from saebench.activations import JumpReLU, ReLU, TopK
+from saebench.adapters.saelens import CONFIG_FILE, LAYOUT_VERSION, PROVENANCE_KEY, WEIGHT_FILE
+from saebench.errors import OutputError
+from saebench.sae import SAE
+
+HISTORY_FILE = "training.jsonl"
+OWN_FILES = (CONFIG_FILE, WEIGHT_FILE, HISTORY_FILE)
+
+
+def save_checkpoint(
+    sae: SAE,
+    folder: str | Path,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    history: Iterable[Mapping[str, Any]] = (),
+    overwrite: bool = False,
+) -> Path:
+    """Save an SAE so that SAELens v6 and :func:`saebench.load_sae` read it; returns the folder.
+
+    Matrices are stored in ``sae.cfg.dtype``, vectors in float32. ``overwrite`` replaces a checkpoint
+    that is there, and keeps other files of its folder.
+    Raises :class:`OutputError` when the folder is taken or cannot be written, or the SAE has parts
+    that the format cannot express.
+    """
+    folder = Path(folder)
+    check_folder(folder, overwrite=overwrite)
+    tensors, config = _tensors(sae), _config(sae, provenance or {})
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+            new = Path(scratch) / "new"
+            new.mkdir()
+            save_file(tensors, new / WEIGHT_FILE)
+            text = json.dumps(config, indent=2, allow_nan=False)
+            (new / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+            if rows := "".join(json.dumps(row, allow_nan=False) + "\n" for row in history):
+                (new / HISTORY_FILE).write_text(rows, encoding="utf-8")
+            _put(new, folder, Path(scratch) / "old")
+    except OSError as error:
+        raise OutputError(
+            f"saving a checkpoint in {folder}", str(error), "Choose a folder that can be written."
+        ) from error
+    return folder
+
+
+def check_folder(folder: str | Path, *, overwrite: bool = False) -> None:
+    """Raise :class:`OutputError` now if saving in ``folder`` would fail later. Leaves nothing behind."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not overwrite or not folder.is_dir():
+            raise OutputError(
+                f"a new checkpoint in {folder}",
+                "it exists" if folder.is_dir() else "a file of that name",
+                "Choose another folder, or allow overwriting.",
+            )
+        if not (folder / CONFIG_FILE).is_file():
+            raise OutputError(
+                f"overwriting the checkpoint in {folder}",
+                f"a folder without {CONFIG_FILE}, so no checkpoint",
+                "Choose another folder.",
+            )
+    existing = next(path for path in folder.absolute().parents if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK) or not existing.is_dir():
+        raise OutputError(
+            f"saving a checkpoint in {folder}",
+            f"{existing} cannot be written",
+            "Choose a folder that can be written.",
+        )
+
+
+def _tensors(sae: SAE) -> dict[str, Tensor]:
+    """The tensors under SAELens' names, each in memory of its own."""
+    unsupported = [name for name in ("latent_scale", "W_skip") if getattr(sae, name) is not None]
+    if sae.b_enc is None or not isinstance(sae.activation, TopK | JumpReLU | ReLU):
+        unsupported.append(type(sae.activation).__name__)
+    if sae.b_in is not None and not torch.equal(sae.b_in, sae.b_dec):
+        unsupported.append("b_in other than b_dec")
+    if unsupported or sae.cfg.is_transcoder:
+        raise OutputError(
+            "an SAE of architecture topk, batchtopk, jumprelu or standard to save",
+            ", ".join(unsupported) or "a transcoder",
+            "Save it in the format it came in.",
+        )
+    assert sae.b_enc is not None
+    dtype = getattr(torch, sae.cfg.dtype)
+    tensors = {
+        "W_enc": sae.W_enc.to(dtype),
+        "W_dec": sae.W_dec.to(dtype),
+        "b_enc": sae.b_enc.float(),
+        "b_dec": sae.b_dec.float(),
+    }
+    if isinstance(sae.activation, JumpReLU):
+        tensors["threshold"] = sae.activation.threshold.float().expand(sae.cfg.d_sae)
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _config(sae: SAE, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """``cfg.json``. Its ``dtype`` is that of the computation: SAELens casts what it reads to it."""
+    cfg = sae.cfg
+    recipe = provenance.get("recipe", {})
+    metadata = {
+        "sae_lens_version": LAYOUT_VERSION,  # announces the layout; what wrote it is under our key
+        "sae_lens_training_version": None,
+        "model_name": cfg.model,
+        "hook_name": cfg.site,
+        "hook_head_index": None,
+        "context_size": recipe.get("context_size"),
+        "prepend_bos": recipe.get("prepend_bos", True),
+        "exclude_special_tokens": recipe.get("mask", "special") == "special",
+        "dataset_path": recipe.get("data"),
+        "training_architecture": cfg.architecture,
+    }
+    config = {
+        "architecture": _inference_architecture(sae),
+        "d_in": cfg.d_in,
+        "d_sae": cfg.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": sae.b_in is not None,
+        "normalize_activations": cfg.normalization,
+        "reshape_activations": "hook_z" if (cfg.site or "").endswith("hook_z") else "none",
+    }
+    if isinstance(sae.activation, TopK):
+        config |= {"k": sae.activation.k, "rescale_acts_by_decoder_norm": False}
+    elif cfg.k is not None:
+        metadata["training_architecture_details"] = {"k": cfg.k}
+    config["metadata"] = {key: value for key, value in metadata.items() if value is not None}
+    config[PROVENANCE_KEY] = {"version": __version__, **provenance}
+    return config
+
+
+def _inference_architecture(sae: SAE) -> str:
+    if isinstance(sae.activation, TopK):
+        return "topk"
+    return "jumprelu" if isinstance(sae.activation, JumpReLU) else "standard"
+
+
+def _put(new: Path, folder: Path, old: Path) -> None:
+    """Rename ``new`` to ``folder``; what was there goes to ``old``, but for files that are not ours."""
+    if folder.is_dir() and any(folder.iterdir()):
+        for item in folder.iterdir():
+            if item.name in OWN_FILES:
+                continue
+            copy = shutil.copytree if item.is_dir() else shutil.copy2
+            copy(item, new / item.name)
+        folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            old.rename(folder)
+            raise
+    else:
+        new.rename(folder)
