@@ -7,9 +7,10 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from saebench._version import __version__
+from saebench.config.defaults import measured_suites
 from saebench.config.options import add_options, as_arguments, configured
 from saebench.errors import ConfigError, SaebenchError
 
@@ -81,6 +82,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Ends with pytest's exit code where arguments are wrong: argparse's own means interrupted there."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message on stderr, and exit."""
+        self.print_usage(sys.stderr)
+        self.exit(USAGE_ERROR, f"{self.prog}: error: {message}\n")
+
+
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The arguments before and after ``--``."""
     if "--" not in arguments:
@@ -90,7 +100,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="saebench",
         description="The test suite for sparse-autoencoder checkpoints.",
         epilog=EPILOG,
@@ -186,8 +196,11 @@ def _run(values: argparse.Namespace) -> int:
     from saebench.plugin import Handover
 
     session = _session(values)
-    session.measure_all()
+    if set(session.config.suites) & set(measured_suites()):
+        session.measure_all()
     arguments = [
+        "-p",
+        "saebench",  # also where the environment loads no plugins by itself
         "-c",
         str(_suite_folder() / "pytest.ini"),
         f"--rootdir={Path.cwd()}",

@@ -16,13 +16,17 @@ from saebench.errors import SaebenchError
 
 if TYPE_CHECKING:
     from saebench.sae import SAE
-    from saebench.session import Entry, Measured, Session
+    from saebench.session import Entry, Measured, Session, Written
 
 MARKER = "saebench(suite): an item of a saebench suite, parametrised over checkpoints and gates"
 PROPERTY = "saebench"
 CHECKPOINT_FIXTURES = ("measured", "sae", "sae_reference")
+FIXTURES = (*CHECKPOINT_FIXTURES, "gate")
+NOTHING = object()  # stands for the parameters of an item that has nothing to check
+FLIPPED = {">=": "<=", "<=": ">=", ">": "<", "<": ">", "==": "=="}
 _session_key: pytest.StashKey[Session] = pytest.StashKey()
 _asked_key: pytest.StashKey[bool] = pytest.StashKey()
+_problem_key: pytest.StashKey[str] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,6 +65,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Collector(config), "saebench-collector")
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse a configuration that is wrong, where one was asked for, before anything is collected."""
+    if session.config.stash[_asked_key]:
+        try:
+            run = session_of(session.config)
+            if getattr(session.config.option, "numprocesses", None):
+                assert run.entries  # what a worker of xdist refuses would look like a crash
+        except SaebenchError as error:
+            raise pytest.UsageError(str(error)) from None
+
+
 def session_of(config: pytest.Config) -> Session:
     """The run that the options and the configuration describe; made on first use."""
     if _session_key not in config.stash:
@@ -91,58 +106,80 @@ class Handover:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One item per (checkpoint, gate) for ``gate``; one per checkpoint for the other fixtures."""
-    names = [name for name in CHECKPOINT_FIXTURES if name in metafunc.fixturenames]
+    names = [name for name in FIXTURES if _is_our_fixture(metafunc.definition, name)]
     marker = metafunc.definition.get_closest_marker("saebench")
-    suite = _suite_of(marker, metafunc.definition.nodeid) if marker else None
-    if not names and "gate" not in metafunc.fixturenames:
+    suite = _suite_of(marker) if marker else None
+    if not names:
         return
     metafunc.config.stash[_asked_key] = True
-    try:
-        session = session_of(metafunc.config)
-        if suite is not None and suite not in session.config.suites:
-            cases: list[tuple[str, Any]] = []
-        elif "gate" in metafunc.fixturenames:
-            if suite is None:
-                raise pytest.UsageError(
-                    f"{metafunc.definition.nodeid} uses the fixture 'gate' without the marker: "
-                    "add @pytest.mark.saebench(suite=...)."
-                )
-            cases = list(session.gates(suite))
-        else:
-            cases = [(name, None) for name in session.entries]
-    except SaebenchError as error:
-        raise pytest.UsageError(str(error)) from None
-    _parametrize(metafunc, names, cases)
-
-
-def _parametrize(metafunc: pytest.Metafunc, names: list[str], cases: list[tuple[str, Any]]) -> None:
-    with_gate = "gate" in metafunc.fixturenames
-    arguments = [*names, *(["gate"] if with_gate else [])]
-    values = [(*[name] * len(names), *([gate] if with_gate else [])) for name, gate in cases]
-    ids = [f"{name}-{gate.metric}" if gate is not None else name for name, gate in cases]
-    metafunc.parametrize(arguments, values, ids=ids, indirect=arguments, scope="session")
-
-
-def _suite_of(marker: pytest.Mark, nodeid: str) -> str | None:
-    unknown = set(marker.kwargs) - {"suite"}
-    if marker.args or unknown:
-        raise pytest.UsageError(
-            f"{nodeid}: write @pytest.mark.saebench(suite='...') and nothing else."
+    if "gate" in names and suite is None:
+        pytest.fail(
+            "The fixture 'gate' needs the marker: add @pytest.mark.saebench(suite='...').",
+            pytrace=False,
         )
+    try:
+        cases = _cases(session_of(metafunc.config), suite, "gate" in names)
+    except SaebenchError as error:
+        metafunc.config.stash[_problem_key] = str(error)
+        cases = []
+    values = [tuple(gate if name == "gate" else case for name in names) for case, gate in cases]
+    ids = [f"{name}-{gate.metric}" if gate is not None else name for name, gate in cases]
+    if not cases:
+        values, ids = [(NOTHING,) * len(names)], ["nothing"]
+    metafunc.parametrize(names, values, ids=ids, indirect=names, scope="session")
+
+
+def _cases(session: Session, suite: str | None, with_gate: bool) -> list[tuple[str, Any]]:
+    """The (checkpoint, gate) pairs, or the checkpoints, that an item of the suite is about."""
+    if suite is not None and suite not in session.config.suites:
+        return []
+    if with_gate:
+        assert suite is not None
+        return list(session.gates(suite))
+    return [(name, None) for name in session.entries]
+
+
+def _suite_of(marker: pytest.Mark) -> str | None:
+    if marker.args or set(marker.kwargs) - {"suite"}:
+        pytest.fail("Write @pytest.mark.saebench(suite='...') and nothing else.", pytrace=False)
     return marker.kwargs.get("suite")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drop the placeholders that pytest makes for suites with nothing to check."""
-    empty = [item for item in items if _is_ours(item) and item.name.endswith("NOTSET]")]
+def _is_our_fixture(item: Any, name: str) -> bool:
+    """Whether ``name`` means our fixture to the item: not a parameter or a fixture of its own.
+
+    Names like ``sae`` are common; one that overrides ours and asks for it does use it.
+    """
+    known = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+    for definition in reversed(known.get(name, ())):
+        if definition.func.__module__ == __name__:
+            return True
+        if name not in definition.argnames:
+            break
+    return False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Iterator[None]:
+    """Drop what has nothing to check, once it is known what was selected; say what is wrong."""
+    yield
+    empty = [item for item in items if NOTHING in _params(item).values()]
+    problem = config.stash.get(_problem_key, None)
+    if problem is not None and (empty or not items):
+        raise pytest.UsageError(problem)
     if empty:
         items[:] = [item for item in items if item not in empty]
         config.hook.pytest_deselected(items=empty)
 
 
-def _is_ours(item: pytest.Item) -> bool:
-    names = getattr(item, "fixturenames", ())
-    return "gate" in names or any(name in names for name in CHECKPOINT_FIXTURES)
+def _params(item: pytest.Item) -> dict[str, Any]:
+    """The parameters of our fixtures that the item uses."""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    return {
+        name: params[name] for name in FIXTURES if name in params and _is_our_fixture(item, name)
+    }
 
 
 @pytest.fixture(scope="session")
@@ -163,7 +200,8 @@ def measured(request: pytest.FixtureRequest) -> Measured:
     try:
         return session_of(request.config).measured(request.param)
     except SaebenchError as error:
-        pytest.fail(str(error), pytrace=False)
+        problem = str(error)
+    pytest.fail(problem, pytrace=False)
 
 
 @pytest.fixture(scope="session")
@@ -174,25 +212,32 @@ def gate(request: pytest.FixtureRequest) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Attach the verdict of a suite item to its report, as plain values that junit and xdist carry."""
+    """Attach the verdict of an item to its report, as plain values that junit and xdist carry."""
+    checked = bool(_params(item))
     try:
         return (yield)
+    except pytest.skip.Exception:
+        checked = False
+        raise
     finally:
-        if _is_ours(item):
-            item.user_properties.append((PROPERTY, _entry(getattr(item, "funcargs", {}))))
+        if checked:
+            item.user_properties.append((PROPERTY, _entry(item)))
 
 
-def _entry(funcargs: dict[str, Any]) -> dict[str, Any]:
-    """What an item was about: name, metric, status and message of its verdict where it has one."""
-    if "measured" not in funcargs or "gate" not in funcargs:
-        return {}
+def _entry(item: pytest.Item) -> dict[str, Any]:
+    """The checkpoint that an item was about; of a gate also metric, status and message."""
+    params, funcargs = _params(item), getattr(item, "funcargs", {})
+    names = [params[name] for name in CHECKPOINT_FIXTURES if name in params]
+    about = {"name": names[0]} if names else {}
+    if not {"measured", "gate"} <= params.keys():
+        return about
     measured, gate = funcargs["measured"], funcargs["gate"]
     if not measured.applies(gate):
-        return {}
+        return about
     verdict = measured.judge(gate)
     return {
         "name": verdict.name,
-        "metric": gate.metric,
+        "metric": verdict.gate.metric,
         "status": str(verdict.status),
         "message": verdict.message,
     }
@@ -204,7 +249,9 @@ def pytest_assertrepr_compare(
     """Say what was measured where ``measured["fve"] >= 0.9`` fails."""
     from saebench.session import Value
 
-    if isinstance(left, Value) and isinstance(right, (int, float)):
+    if isinstance(right, Value):
+        left, right, op = right, left, FLIPPED.get(op, op)
+    if isinstance(left, Value) and op in FLIPPED and type(right) in (int, float):
         return [left.explain(op, right)]
     return None
 
@@ -214,45 +261,59 @@ class Collector:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
+        self.by_option = config.stash[_asked_key]
         self.entries: list[dict[str, Any]] = []
+        self.others = 0
+        self.written: Written | None = None
+        self.problem = ""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep what a finished item attached."""
+        """Keep what a finished item attached; count the items that are not about checkpoints."""
         if report.when == "call":
-            self.entries += [value for key, value in report.user_properties if key == PROPERTY]  # type: ignore[misc]
+            found: list[Any] = [value for key, value in report.user_properties if key == PROPERTY]
+            self.entries += found
+            self.others += not found and not report.skipped
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Nothing measured is a usage error, whatever else went well."""
-        asked = self.config.stash[_asked_key]
-        harmless = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-        if asked and harmless and not self.entries and not self.config.option.collectonly:
+        """Write the report. Nothing measured is a usage error, and so is a report that fails.
+
+        In a project with tests of its own it is not, unless one of our options was given: there
+        somebody may well run the others only.
+        """
+        nothing = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        if self.config.option.collectonly:
+            return
+        if self.entries:
+            if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+                self._write()
+        elif nothing and self.config.stash[_asked_key] and (self.by_option or not self.others):
+            self.problem = "nothing was measured, no item of a suite ran"
+        if self.problem and nothing:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+    def _write(self) -> None:
+        judged = [(entry["name"], entry["metric"]) for entry in self.entries if "metric" in entry]
+        if judged:
+            terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+            try:
+                self.written = session_of(self.config).finish(
+                    judged,
+                    command=self.config.option.saebench_command,
+                    colour=terminal is not None and terminal.hasmarkup,
+                )
+            except SaebenchError as error:
+                self.problem = str(error)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the table of verdicts and where the report went."""
-        if not self.config.stash[_asked_key] or self.config.option.collectonly:
-            return
-        if not self.entries:
-            terminalreporter.write_line("saebench: nothing was measured, no item of a suite ran")
-            return
-        judged = [(entry["name"], entry["metric"]) for entry in self.entries if entry]
-        if not judged:
-            return
-        run = session_of(self.config)
-        terminalreporter.section("saebench")
-        try:
-            written = run.finish(
-                judged,
-                command=self.config.option.saebench_command,
-                colour=terminalreporter.hasmarkup,
-            )
-        except SaebenchError as error:
-            terminalreporter.write_line(f"saebench: {error}", red=True)
-            return
-        terminalreporter.write_line(written.table)
-        for path in written.paths:
-            terminalreporter.write_line(f"wrote {_relative(path)}")
+        if self.written is not None:
+            terminalreporter.section("saebench")
+            terminalreporter.write_line(self.written.table)
+            for path in self.written.paths:
+                terminalreporter.write_line(f"wrote {_relative(path)}")
+        if self.problem:
+            terminalreporter.write_line(f"saebench: {self.problem}", red=True)
 
 
 def _relative(path: Path) -> str:

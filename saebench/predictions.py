@@ -19,7 +19,9 @@ from saebench.tokens import Batch
 
 LOGIT_CHUNK_BYTES = 32 * 2**20
 MIN_LOGIT_ROWS = 256  # below this the unembedding product itself slows down
-SHARED_LOGIT_BYTES = 2**29  # of a row that serves all sequences; a longer one is unembedded by chunk
+SHARED_LOGIT_BYTES = (
+    2**29
+)  # of a row that serves all sequences; a longer one is unembedded by chunk
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saebench.config import Config, SAESpec, configured_gates
-from saebench.errors import ConfigError
+from saebench.errors import ConfigError, SaebenchError
 from saebench.gates import Gate, Verdict, judge
 from saebench.record import Measurement, Record
 
@@ -88,6 +88,14 @@ class Value:
         """The estimate."""
         return self.measurement.value
 
+    def __eq__(self, other: object) -> bool:
+        return self.value is not None and self.value == other
+
+    def __ne__(self, other: object) -> bool:
+        return self.value is not None and self.value != other
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __ge__(self, limit: float) -> bool:
         return self.value is not None and self.value >= limit
 
@@ -132,6 +140,7 @@ class Session:
     config: Config
     _records: dict[str, Record] = field(default_factory=dict)
     _loaded: dict[str, Any] = field(default_factory=dict)
+    _failure: SaebenchError | None = None
 
     @cached_property
     def entries(self) -> Mapping[str, Entry]:
@@ -179,11 +188,17 @@ class Session:
         return Measured(self._records[name], self.config)
 
     def measure_all(self) -> None:
-        """Measure every checkpoint that has no record yet, in one pass."""
+        """Measure every checkpoint that has no record yet, in one pass; a failure stays one."""
         from saebench.measure import measure
 
+        if self._failure is not None:
+            raise self._failure
         wanted = [(entry.name, entry.ref, entry.spec) for entry in self.entries.values()]
-        self._records = measure(self.config, wanted)
+        try:
+            self._records = measure(self.config, wanted)
+        except SaebenchError as error:
+            self._failure = error
+            raise
 
     def sae(self, name: str) -> SAE:
         """The checkpoint, loaded once."""

@@ -15,6 +15,7 @@ Range = tuple[float | None, float | None]
 
 BOOTSTRAP = "percentile bootstrap over sequences"
 JACKKNIFE = "delete-one-block jackknife over 64 blocks of sequences"
+BLOCK_BOOTSTRAP = "percentile bootstrap over 64 blocks of sequences"
 NO_INTERVAL = "none"
 
 SHARE: Range = (0.0, 1.0)
@@ -234,7 +235,7 @@ SPARSITY: tuple[Definition, ...] = (
             "lower",
             SHARE,
             f"SAEBench freq_over_{percent}_percent",
-            JACKKNIFE,
+            BLOCK_BOOTSTRAP,
         )
         for percent in (1, 10)
     ),
@@ -247,7 +248,7 @@ SPARSITY: tuple[Definition, ...] = (
             "lower",
             SHARE,
             f"SAEBench normalized_freq_over_{percent}_percent",
-            JACKKNIFE,
+            BLOCK_BOOTSTRAP,
         )
         for percent in (1, 10)
     ),

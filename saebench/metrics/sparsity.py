@@ -1,10 +1,9 @@
 """Sparsity: how many latents fire, how often each does, and which never do.
 
 A latent *fires* on a token when its code is not zero. Firings are counted per latent in 64 blocks
-of sequences (``sequence_id % 64``), so that an interval for dead fraction and densities comes from
-a delete-one-block jackknife. The bootstrap will not do there: a resample with replacement holds only
-63 % of the distinct sequences, latents that fire in few sequences drop out of it, and the share of
-dead latents comes out too high in every resample.
+of sequences (``sequence_id % 64``). Resampling the blocks gives the intervals of densities. The dead
+fraction takes the delete-one-block jackknife: a resample holds only 63 % of the distinct sequences,
+latents that fire in few of them drop out of it, and the share of dead latents comes out too high.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from saebench.codes import SparseCodes
-from saebench.metrics.estimates import Values, bootstrap, estimate
+from saebench.metrics.estimates import Values, bootstrap, estimate, ratio
 from saebench.metrics.sums import N_GROUPS, GroupSums, check_alike, group_of
 from saebench.record import Measurement
 from saebench.stats import N_RESAMPLES, Interval, jackknife, rule_of_three
@@ -114,16 +113,21 @@ class SparsitySums:
         return int((self.first < n_sequences).sum())
 
 
-def densities(fired: Tensor, n_tokens: int, d_sae: int) -> dict[str, float]:
-    """What ``fired[d_sae]`` firings in ``n_tokens`` say of the latents as a population."""
-    density = fired.double() / n_tokens
-    mass = float(density.sum())
-    found = {"dead_fraction": int((fired == 0).sum()) / d_sae}
+def dense_latents(sums: SparsitySums, weights: Tensor | None = None) -> Values:
+    """The share of dense latents, and their share of all firings, ``[1]`` or ``[R]``.
+
+    ``weights[R, blocks present]`` resample the blocks of sequences.
+    """
+    present = sums.block_tokens > 0
+    tokens = sums.block_tokens[present].double()
+    weights = tokens.new_ones(1, len(tokens)) if weights is None else weights
+    density = (weights @ sums.firings.cpu()[present].double()) / (weights @ tokens)[:, None]
+    mass = density.sum(1)
+    found = {}
     for percent in (1, 10):
         dense = density > percent / 100
-        found[f"freq_over_{percent}_percent"] = int(dense.sum()) / d_sae
-        share = float(density[dense].sum()) / mass if mass else float("nan")
-        found[f"normalized_freq_over_{percent}_percent"] = share
+        found[f"freq_over_{percent}_percent"] = dense.double().mean(1)
+        found[f"normalized_freq_over_{percent}_percent"] = ratio((density * dense).sum(1), mass)
     return found
 
 
@@ -160,13 +164,14 @@ def measurements(
     n_tokens = sums.sums.n_tokens
     n_groups = sums.sums.present.shape[0]
     points, intervals = bootstrap(partial(values, sums), n_groups, n_resamples, seed)
+    n_blocks = int((sums.block_tokens > 0).sum())
+    dense, bounds = bootstrap(partial(dense_latents, sums), n_blocks, n_resamples, seed)
+    points, intervals = points | dense, intervals | bounds
+    points["dead_fraction"] = float((sums.fired == 0).double().mean())
+    intervals["dead_fraction"] = _death_interval(sums, points["dead_fraction"])
     details: dict[str, dict[str, Any]] = {"l0": {"min": sums.l0_min, "max": sums.l0_max}}
     if n_tokens:
-        points |= densities(sums.fired, n_tokens, sums.d_sae)
-        intervals |= _jackknives(sums, points)
         details["dead_fraction"] = _death(sums)
-    else:
-        points |= dict.fromkeys(densities(sums.fired, 1, sums.d_sae), float("nan"))
     points["alive"] = float((sums.fired > 0).sum())
     points["alive_10"] = float((sums.fired >= OFTEN).sum())
     found = [
@@ -184,20 +189,12 @@ def measurements(
     return {measured.metric: measured for measured in found}
 
 
-def _jackknives(sums: SparsitySums, points: dict[str, float]) -> dict[str, Interval]:
-    """Intervals of the population statistics from the counts without each block."""
+def _death_interval(sums: SparsitySums, dead_fraction: float) -> Interval:
+    """The jackknife over blocks: what would have died had one block not been read."""
     fired, firings = sums.fired, sums.firings.cpu()
-    present = sums.block_tokens.nonzero().squeeze(1).tolist()
-    n_tokens = sums.sums.n_tokens
-    without = [
-        densities(fired - firings[b], n_tokens - int(sums.block_tokens[b]), sums.d_sae)
-        for b in present
-        if len(present) > 1
-    ]
-    return {
-        name: jackknife(points[name], [one[name] for one in without], bounds=(0.0, 1.0))
-        for name in densities(fired, n_tokens, sums.d_sae)
-    }
+    present = (sums.block_tokens > 0).nonzero().squeeze(1).tolist()
+    without = [float((fired == firings[block]).double().mean()) for block in present]
+    return jackknife(dead_fraction, without if len(present) > 1 else [], bounds=(0.0, 1.0))
 
 
 def _death(sums: SparsitySums) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def save_checkpoint(
             new = Path(scratch) / "new"
             new.mkdir()
             save_file(tensors, new / WEIGHT_FILE)
+            (new / WEIGHT_FILE).chmod(_ordinary_mode())
             text = json.dumps(config, indent=2, allow_nan=False)
             (new / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
             if rows := "".join(json.dumps(row, allow_nan=False) + "\n" for row in history):
