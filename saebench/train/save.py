@@ -173,3 +173,10 @@ def _put(new: Path, folder: Path, old: Path) -> None:
             raise
     else:
         new.rename(folder)
+
+
+def _ordinary_mode() -> int:
+    """The permissions that a new file gets here; safetensors' writer makes its files private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
