@@ -1,17 +1,17 @@
 """What can go wrong, as a tree. Every message says what was asked, what was found, and what to do.
 
-    SaebenchError
-    ├── BadReferenceError       a reference is malformed, or names nothing
-    │   └── HubError            the hub refused, or could not be reached
-    ├── CheckpointError         the files are there and are not a usable checkpoint
-    │   ├── UnsafeFileError     loading would run code, or the file lies about itself
-    │   └── UnknownFormatError  no adapter, or more than one, claims the files
-    ├── SiteError               a hook point is malformed, or the model does not have it
-    ├── ModelError              a language model cannot be loaded or used
-    ├── DataError               a data set is missing, empty, or too short
-    ├── ConfigError             a configuration or recipe is wrong
-    ├── OutputError             results cannot be written, or a stored result is damaged
-    └── MissingExtraError       an optional dependency is needed and not installed
+SaebenchError
+├── BadReferenceError       a reference is malformed, or names nothing
+│   └── HubError            the hub refused, or could not be reached
+├── CheckpointError         the files are there and are not a usable checkpoint
+│   ├── UnsafeFileError     loading would run code, or the file lies about itself
+│   └── UnknownFormatError  no adapter, or more than one, claims the files
+├── SiteError               a hook point is malformed, or the model does not have it
+├── ModelError              a language model cannot be loaded or used
+├── DataError               a data set is missing, empty, or too short
+├── ConfigError             a configuration or recipe is wrong
+├── OutputError             results cannot be written, or a stored result is damaged
+└── MissingExtraError       an optional dependency is needed and not installed
 """
 
 from __future__ import annotations

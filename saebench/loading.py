@@ -128,6 +128,33 @@ def short_name(reference: Reference) -> str:
     return f"{name}:{reference.path}" if reference.path else name
 
 
+def short_names(references: Sequence[Reference]) -> list[str]:
+    """A short name for each, with as many parent folders as it takes to tell them apart.
+
+    ``layer_13/trainer_0`` and ``layer_24/trainer_0`` where both would be ``trainer_0``; the same
+    reference twice keeps one name.
+    """
+    paths = [_parts(reference) for reference in references]
+    names = [short_name(reference) for reference in references]
+    for depth in range(2, max(map(len, paths), default=0) + 1):
+        owners: dict[str, set[str]] = {}
+        for name, reference in zip(names, references, strict=True):
+            owners.setdefault(name, set()).add(str(reference))
+        names = [
+            "/".join(parts[-depth:]) if len(owners[name]) > 1 and parts else name
+            for name, parts in zip(names, paths, strict=True)
+        ]
+    return names
+
+
+def _parts(reference: Reference) -> tuple[str, ...]:
+    """The folders of a local path, without its root; empty on the hub, where names are whole already."""
+    if reference.kind != "local":
+        return ()
+    path = Path(reference.path).expanduser().resolve()
+    return (path.with_suffix("") if is_weights(path.name) else path).parts[1:]
+
+
 def as_reference(ref: str | Path | Reference) -> Reference:
     """The reference meant by a text or a path."""
     if isinstance(ref, Reference):

@@ -15,7 +15,7 @@ from typing import Any
 
 from saebench._version import __version__
 from saebench.config import Config, ModelSpec, SAESpec
-from saebench.errors import ConfigError, OutputError
+from saebench.errors import ConfigError, ModelError, OutputError
 from saebench.evals import ReconstructionEval, SiteEval, SparsityEval
 from saebench.evals.reconstruction import transcoder_baseline
 from saebench.loading import Checkpoint, open_checkpoint
@@ -89,8 +89,9 @@ def measure(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> dict
     run = prepare(config, entries)
     if run.missing():
         with run.store.lock():
-            for record in _measure(run, run.missing()):
-                run.store.write(record)
+            if missing := run.missing():  # another process may have measured them meanwhile
+                for record in _measure(run, missing):
+                    run.store.write(record)
     return {target.name: _kept(run.store, target) for target in run.targets}
 
 
@@ -125,7 +126,7 @@ def prepare(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> Run:
                 "Give --site, or site = in its [[sae]] table.",
             )
     spec = _model_spec(config, list(checkpoints.values()))
-    located = locate(spec.ref, revision=spec.revision)
+    located = _locate(spec, from_checkpoints=config.model is None)
     stream = _open_data(config, located)
     shared = {
         "model": {"digest": located.digest, "dtype": spec.dtype},
@@ -163,6 +164,20 @@ def _model_spec(config: Config, checkpoints: Sequence[Checkpoint]) -> ModelSpec:
             "Give --model, --saebench-model or model = in saebench.toml.",
         )
     return ModelSpec(stated[0])
+
+
+def _locate(spec: ModelSpec, *, from_checkpoints: bool) -> Located:
+    """Find the model; when only the checkpoints name it, the way out is to name another one."""
+    try:
+        return locate(spec.ref, revision=spec.revision)
+    except ModelError as error:
+        if not from_checkpoints:
+            raise
+        raise ConfigError(
+            f"the language model {spec.ref!r} that the checkpoints say they were trained on",
+            error.found,
+            "Name it as it is found here: --model, --saebench-model or model = in saebench.toml.",
+        ) from error
 
 
 def _open_data(config: Config, located: Located) -> TokenStream:

@@ -148,20 +148,21 @@ class Session:
 
         Raises :class:`ConfigError` when there is none, or two go by one name.
         """
-        from saebench.loading import expand, short_name
+        from saebench.loading import expand, short_names
 
+        opened = [(spec, expand(spec.ref)) for spec in self.config.saes]
+        names = iter(short_names([reference for _, found in opened for reference in found]))
         found: dict[str, Entry] = {}
-        for spec in self.config.saes:
-            references = expand(spec.ref)
+        for spec, references in opened:
             for reference in references:
-                name = short_name(reference)
+                name = next(names)
                 if spec.name is not None:
                     name = spec.name if len(references) == 1 else f"{spec.name}-{name}"
                 if name in found:
                     raise ConfigError(
                         "a name of its own for each checkpoint",
                         f"{found[name].ref} and {reference} are both called {name!r}",
-                        "Give one of them a name in [[sae]].",
+                        "Name it once, or give one of the two a name in [[sae]].",
                     )
                 found[name] = Entry(name, str(reference), replace(spec, name=name))
         if not found:

@@ -65,9 +65,7 @@ def test_imports_point_only_to_earlier_layers(path):
     for other in imported_rooms(path):
         if other == room and is_package:
             continue
-        assert RANK[other] < RANK[room], (
-            f"{room} imports {other}, which is not in an earlier layer"
-        )
+        assert RANK[other] < RANK[room], f"{room} imports {other}, which is not in an earlier layer"
 
 
 def test_no_room_is_named_for_nothing():

@@ -13,6 +13,7 @@ import saebench
 from saebench.errors import BadReferenceError, CheckpointError, UnknownFormatError
 from saebench.inspection import printable
 from saebench.loading import expand, inspect, load_sae, open_checkpoint, short_name
+from saebench.reference import parse_reference
 
 GOLDEN = Path(__file__).parent / "oracles" / "golden" / "saelens"
 TOPK = GOLDEN / "topk-none-b_dec-subtracted"
@@ -161,3 +162,18 @@ class TestInspect:
     def test_printable_keeps_text_and_cuts_it(self) -> None:
         assert printable("tête 日本") == "tête 日本"
         assert printable("abcdef", 4) == "abc…"
+
+
+def test_short_names_take_parent_folders_only_where_they_are_needed():
+    from saebench.loading import short_names
+
+    texts = ["runs/layer_13/trainer_0", "runs/layer_24/trainer_0", "runs/layer_24/trainer_1"]
+    assert short_names([parse_reference(text) for text in texts]) == [
+        "layer_13/trainer_0",
+        "layer_24/trainer_0",
+        "trainer_1",
+    ]
+    deeper = ["a/x/ae", "b/x/ae", "b/x/ae"]
+    assert short_names([parse_reference(text) for text in deeper]) == ["a/x/ae", "b/x/ae", "b/x/ae"]
+    hub = f"hf:org/repo@{'a' * 40}:layer_1"
+    assert short_names([parse_reference(hub)]) == [f"repo@{'a' * 7}:layer_1"]

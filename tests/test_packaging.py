@@ -1,4 +1,4 @@
-"""What users get: sdist and wheel are built, installed in a clean environment, and run from an empty folder."""
+"""What users get: the wheel, built and installed in a clean environment, run from an empty folder."""
 
 import json
 import os

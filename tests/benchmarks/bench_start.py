@@ -1,6 +1,6 @@
 """What starting costs: importing saebench, `pytest --help` with the plugin, and the demo.
 
-    python -m pytest tests/benchmarks/bench_start.py -s
+python -m pytest tests/benchmarks/bench_start.py -s
 """
 
 import statistics
