@@ -44,7 +44,7 @@ class Measured:
             from saebench.metrics.definitions import definition
 
             found = definition(metric)  # an unknown name raises with the nearest one
-            measurement = Measurement(found.id, None, reason="this run did not measure it")
+            measurement = Measurement(found.metric, None, reason="this run did not measure it")
         return Value(measurement)
 
     def applies(self, gate: Gate) -> bool:
