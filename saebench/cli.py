@@ -37,6 +37,28 @@ examples:
 
 Running again with other limits measures nothing again: records are kept in OUT/records.
 """
+PLAN_EPILOG = """\
+examples:
+  saebench plan saes/ --model ./model --data heldout.jsonl       checkpoints, gates, passes, an estimate
+  saebench plan --config saebench.toml                           as `saebench run` would run it
+  saebench plan --config saebench.toml --sequences 64            what a short try would cost
+
+Opens checkpoints, model and data, so that what does not fit together shows now; runs no batch.
+"""
+DEMO_EPILOG = """\
+examples:
+  saebench demo                      report in saebench-demo/README.md
+  saebench demo --out reports/demo
+  saebench demo -- -k fve            what follows -- goes to pytest
+
+No network, no download: the model, the text and the four SAEs ship with saebench.
+"""
+CARD_EPILOG = """\
+examples:
+  saebench card reports/mine                      write reports/mine/README.md again
+  saebench card reports/mine -o path/README.md    into a card you have written: text and front matter
+                                                  outside the two markers stay as they are
+"""
 INSPECT_EPILOG = """\
 examples:
   saebench inspect saes/topk-s0
@@ -109,16 +131,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"saebench {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    demo = _command(commands, "demo", _demo, "measure, gate and write up the shipped checkpoints")
+    demo = _command(
+        commands, "demo", _demo, "measure, gate and write up the shipped checkpoints", DEMO_EPILOG
+    )
     demo.add_argument(
         "--out", default="saebench-demo", metavar="DIR", help="default: saebench-demo"
     )
 
-    for name, handler, summary in (
-        ("run", _run, "measure checkpoints, gate them, write the report"),
-        ("plan", _plan, "say what a run would do and roughly how long it would take"),
+    for name, handler, summary, epilog in (
+        ("run", _run, "measure checkpoints, gate them, write the report", RUN_EPILOG),
+        ("plan", _plan, "say what a run would do and roughly how long it takes", PLAN_EPILOG),
     ):
-        command = _command(commands, name, handler, summary, RUN_EPILOG)
+        command = _command(commands, name, handler, summary, epilog)
         command.add_argument(
             "saes", nargs="*", metavar="REF", help="checkpoint: folder or hf:org/repo@rev:path"
         )
@@ -141,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="replace a checkpoint that is there"
     )
 
-    card = _command(commands, "card", _card, "write the model card from records")
+    card = _command(commands, "card", _card, "write the model card from records", CARD_EPILOG)
     card.add_argument("reports", metavar="DIR", help="the --out folder of a run")
     card.add_argument("-o", "--output", metavar="FILE", help="default: DIR/README.md")
     return parser
