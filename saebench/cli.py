@@ -21,7 +21,7 @@ examples:
   saebench demo                                        the whole line on what ships with saebench
   saebench inspect hf:org/repo@main:layer_12           what a checkpoint is, without a model
   saebench run saes/a --model gpt2 --data texts.jsonl  measure, gate, write the card
-  saebench plan saes/ --model gpt2 --data texts.jsonl  what a run would do, and how long it would take
+  saebench plan saes/ --model gpt2 --data texts.jsonl  what a run would do, and how long it takes
   saebench train recipe.toml                           make a checkpoint
   saebench card reports/a -o README.md                 write the card again from its records
 
