@@ -232,11 +232,19 @@ def _run(values: argparse.Namespace) -> int:
         *(f"--saebench-sae={ref}" for ref in values.saes),
         *as_arguments(values, prefix="--saebench-"),
         f"--saebench-command={values.command_line}",
+        *_benchmark_arguments(session.config.suites, session.config.out),
         "-q",
         *[str(_suite_folder() / f"test_{suite}.py") for suite in session.config.suites],
         *values.pytest_arguments,
     ]
     return int(pytest.main(arguments, plugins=[Handover(session)]))
+
+
+def _benchmark_arguments(suites: Sequence[str], out: Path) -> list[str]:
+    """Keep pytest-benchmark's folder out of the current one: with the report, or not at all."""
+    if "throughput" not in suites:
+        return ["-p", "no:benchmark"]
+    return [f"--benchmark-storage=file://{out.absolute() / 'benchmarks'}"]
 
 
 def _suite_folder() -> Path:

@@ -72,7 +72,7 @@ def test_the_wheel_ships_suites_and_fixtures_and_nothing_at_the_top_level(built)
 
 def test_the_demo_runs_from_an_empty_folder(demo):
     printed, folder = demo
-    assert "20 passed" in printed or " passed" in printed
+    assert "16 passed" in printed
     report = json.loads((folder / "saebench-demo" / "report.json").read_text())
     assert [record["checkpoint"]["name"] for record in report["records"]] == [
         "topk-s0",
@@ -102,7 +102,7 @@ def test_the_suites_are_found_by_their_import_name(clean, demo):
         "--saebench-out=saebench-demo", "-p", "no:cacheprovider", "-k", "topk-s0 and fve",
         cwd=folder,
     )  # fmt: skip
-    assert "1 passed" in printed or "2 passed" in printed
+    assert "2 passed" in printed  # batchtopk-s0 matches as well
 
 
 def test_a_plain_import_does_not_import_torch(clean, tmp_path):
