@@ -9,12 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
-from platform import python_version
 from typing import Any
 
-from saebench._version import __version__
 from saebench.config import Config, ModelSpec, SAESpec
+from saebench.environment import environment
 from saebench.errors import ConfigError, ModelError, OutputError
 from saebench.evals import ReconstructionEval, SiteEval, SparsityEval
 from saebench.evals.reconstruction import transcoder_baseline
@@ -29,15 +27,6 @@ from saebench.store import RecordStore, record_key
 from saebench.tokens import Batch, TokenStream, open_stream
 
 SEED = 0
-PACKAGES = (
-    "torch",
-    "transformers",
-    "safetensors",
-    "huggingface_hub",
-    "datasets",
-    "numpy",
-    "pytest",
-)
 
 
 @dataclass(frozen=True)
@@ -309,17 +298,6 @@ def _record(
         seconds=round(seconds, 3),
         **parts,
     )
-
-
-def environment() -> dict[str, str]:
-    """Versions of Python, saebench and the packages that results depend on."""
-    found = {"python": python_version(), "saebench": __version__}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _watched(

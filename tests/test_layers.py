@@ -15,7 +15,7 @@ PACKAGE = ROOT / "saebench"
 # of its own (a family of modules that share a room).
 LAYERS = (
     ("_version", "errors"),
-    ("codes", "activations", "stats", "documents", "weights"),
+    ("codes", "activations", "stats", "environment", "documents", "weights"),
     ("sae", "sites", "record", "tokens", "files"),
     ("metrics", "models", "reference", "store"),
     ("adapters", "gates"),

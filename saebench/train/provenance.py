@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any
 
-from saebench._version import __version__
+from saebench.environment import environment
 from saebench.train.recipe import Recipe
 from saebench.train.step import Trainer
-
-PACKAGES = ("torch", "transformers", "numpy", "safetensors", "datasets")
-
-
-def environment() -> dict[str, str]:
-    """The versions of Python and of the packages that a training run depends on."""
-    found = {"saebench": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def provenance_of(
