@@ -227,7 +227,7 @@ def _run(values: argparse.Namespace) -> int:
         "saebench",  # also where the environment loads no plugins by itself
         "-c",
         str(_suite_folder() / "pytest.ini"),
-        f"--rootdir={Path.cwd()}",
+        f"--rootdir={_suite_folder()}",
         *([f"--saebench-config={values.config}"] if values.config else []),
         *(f"--saebench-sae={ref}" for ref in values.saes),
         *as_arguments(values, prefix="--saebench-"),

@@ -191,7 +191,11 @@ def sae_reference(request: pytest.FixtureRequest) -> Entry:
 @pytest.fixture(scope="session")
 def sae(request: pytest.FixtureRequest) -> SAE:
     """The loaded checkpoint; a test that takes it runs once per configured checkpoint."""
-    return session_of(request.config).sae(request.param)
+    try:
+        return session_of(request.config).sae(request.param)
+    except SaebenchError as error:
+        problem = str(error)
+    pytest.fail(problem, pytrace=False)
 
 
 @pytest.fixture(scope="session")
@@ -221,14 +225,14 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         raise
     finally:
         if checked:
-            item.user_properties.append((PROPERTY, _entry(item)))
+            item.user_properties += [(f"{PROPERTY}.{k}", v) for k, v in _entry(item).items()]
 
 
-def _entry(item: pytest.Item) -> dict[str, Any]:
+def _entry(item: pytest.Item) -> dict[str, str]:
     """The checkpoint that an item was about; of a gate also metric, status and message."""
     params, funcargs = _params(item), getattr(item, "funcargs", {})
     names = [params[name] for name in CHECKPOINT_FIXTURES if name in params]
-    about = {"name": names[0]} if names else {}
+    about = {"name": names[0] if names else ""}
     if not {"measured", "gate"} <= params.keys():
         return about
     measured, gate = funcargs["measured"], funcargs["gate"]
@@ -270,9 +274,10 @@ class Collector:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what a finished item attached; count the items that are not about checkpoints."""
         if report.when == "call":
-            found: list[Any] = [value for key, value in report.user_properties if key == PROPERTY]
-            self.entries += found
-            self.others += not found and not report.skipped
+            ours = {k: v for k, v in report.user_properties if k.startswith(f"{PROPERTY}.")}
+            if ours:
+                self.entries.append(ours)
+            self.others += not ours and not report.skipped
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -293,12 +298,10 @@ class Collector:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
     def _write(self) -> None:
-        judged = [(entry["name"], entry["metric"]) for entry in self.entries if "metric" in entry]
-        if judged:
+        if any(f"{PROPERTY}.metric" in entry for entry in self.entries):
             terminal = self.config.pluginmanager.get_plugin("terminalreporter")
             try:
                 self.written = session_of(self.config).finish(
-                    judged,
                     command=self.config.option.saebench_command,
                     colour=terminal is not None and terminal.hasmarkup,
                 )

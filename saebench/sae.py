@@ -236,7 +236,8 @@ class SAE(nn.Module):
             scale = x.std(-1, keepdim=True)
             return (x - shift) / (scale + LAYER_NORM_EPS), (scale, shift)
         if self.cfg.normalization == "constant_norm_rescale":
-            scale = x.norm(dim=-1, keepdim=True) / self.cfg.d_in**0.5
+            norm = x.norm(dim=-1, keepdim=True)
+            scale = torch.where(norm > 0, norm, 1) / self.cfg.d_in**0.5  # zero stays zero
             return x / scale, (scale, torch.zeros_like(scale))
         return x, None
 

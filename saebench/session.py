@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -212,23 +212,23 @@ class Session:
             }
         return self._loaded[name]
 
-    def finish(
-        self, judged: Sequence[tuple[str, str]], *, command: str | None, colour: bool = False
-    ) -> Written:
-        """Write the report on the (checkpoint, metric) pairs that were judged.
+    def finish(self, *, command: str | None, colour: bool = False) -> Written:
+        """Write the report on every checkpoint and every configured gate.
 
-        Raises :class:`~saebench.errors.OutputError` when it cannot be written.
+        Whatever items were selected: a card that shows only the gates somebody picked would mislead, and
+        judging the others costs nothing. Raises :class:`~saebench.errors.OutputError` when it cannot
+        be written.
         """
         from saebench.report import terminal_table, write_report, write_summary
 
-        wanted = set(judged)
+        measured = {name: self.measured(name) for name in self.entries}
         verdicts = [
-            self.measured(name).judge(gate)
+            measured[name].judge(gate)
             for suite in self.config.suites
             for name, gate in self.gates(suite)
-            if (name, gate.metric) in wanted
+            if measured[name].applies(gate)
         ]
-        records = [self.measured(name).record for name in self.entries if name in dict(judged)]
+        records = [item.record for item in measured.values()]
         paths = write_report(records, verdicts, self.config.out, command=command or "")
         write_summary(records, verdicts)
         return Written(terminal_table(records, verdicts, colour=colour), tuple(paths))

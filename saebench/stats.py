@@ -45,8 +45,11 @@ def bootstrap_weights(n_groups: int, n_resamples: int = N_RESAMPLES, seed: int =
     return counts.reshape(n_resamples, n_groups).astype(np.float64)
 
 
-def interval(samples: Any, level: float = LEVEL) -> Interval:
-    """Percentile interval of bootstrap ``samples[n_resamples]``, if all of them are finite."""
+def interval(samples: Any, level: float = LEVEL, *, unit: str = "sequences") -> Interval:
+    """Percentile interval of bootstrap ``samples[n_resamples]``, if all of them are finite.
+
+    ``unit`` names what was resampled.
+    """
     values = np.asarray(samples, dtype=np.float64)
     if values.size < 2:
         return Interval(None, None, reason="an interval needs at least two resamples")
@@ -55,7 +58,7 @@ def interval(samples: Any, level: float = LEVEL) -> Interval:
         return Interval(None, None, reason=f"undefined in {undefined} of {values.size} resamples")
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
-    how = f"bootstrap over sequences, {level:.0%} percentile, {values.size} resamples"
+    how = f"bootstrap over {unit}, {level:.0%} percentile, {values.size} resamples"
     return Interval(float(low), float(high), how)
 
 

@@ -70,8 +70,12 @@ class Counting:
 
 @dataclass(frozen=True)
 class Tally:
-    """What one whole reading of a stream found; ``digest`` is SHA-256 over ids and policy."""
+    """What one whole reading of a stream found; ``digest`` is SHA-256 over ids and policy.
 
+    ``n_documents`` counts the documents that the sequences are cut from (None where unknown).
+    """
+
+    n_documents: int | None
     n_sequences: int
     n_tokens: int
     n_counted: int
@@ -84,7 +88,8 @@ class TokenStream:
 
     ``read`` yields the token ids of one sequence after another. Sequences with fewer than two
     tokens are dropped and counted; reading stops once ``n_sequences`` or ``n_tokens`` (whole
-    sequences) are reached. ``source`` describes where the ids come from.
+    sequences) are reached. ``source`` describes where the ids come from, ``documents`` gives the
+    number of documents read so far.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class TokenStream:
         n_sequences: int | None = None,
         n_tokens: int | None = None,
         vocab_size: int | None = None,
+        documents: Callable[[], int] | None = None,
     ) -> None:
         if context_size < 2:
             raise DataError(
@@ -120,6 +126,7 @@ class TokenStream:
         self._max_sequences = n_sequences
         self._max_tokens = n_tokens
         self._vocab_size = vocab_size
+        self._documents = documents
         self._tally: Tally | None = None
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
@@ -196,10 +203,13 @@ class TokenStream:
         if n_sequences == 0:
             raise DataError(
                 f"sequences of two tokens or more from {self._source.get('spec')!r}",
-                f"{n_short} shorter ones and no other",
-                "Give data with longer documents.",
+                f"{n_short} shorter ones and no other" if n_short else "no text in it at all",
+                "Give data with longer documents." if n_short else "Check the file and its column.",
             )
-        self._tally = Tally(n_sequences, n_tokens, n_counted, n_short, digest.hexdigest())
+        n_documents = None if self._documents is None else self._documents()
+        self._tally = Tally(
+            n_documents, n_sequences, n_tokens, n_counted, n_short, digest.hexdigest()
+        )
 
     def _check_vocabulary(self, ids: Ids) -> None:
         size = self._vocab_size
@@ -252,6 +262,12 @@ def open_stream(
     Raises :class:`DataError` (:class:`HubError` for an unreachable hub) on data that cannot be read.
     """
     documents = open_documents(spec)
+    if tokenizer is None:
+        raise DataError(
+            f"the tokens of {spec!r} for model {model or 'of no name'!r}",
+            "the model comes without a tokenizer, which also says which tokens are special",
+            "Put its tokenizer files into the model's folder.",
+        )
     layout = Layout(tokenizer, context_size, prepend_bos)
     counting = Counting(
         mask,
@@ -278,6 +294,7 @@ def open_stream(
         n_sequences=n_sequences,
         n_tokens=n_tokens,
         vocab_size=vocab_size,
+        documents=lambda: layout.n_documents,
     )
     stream.check()
     return stream
@@ -323,6 +340,7 @@ class Layout:
         self.context_size = context_size
         self.prefix = np.array([] if bos is None else [bos], dtype=np.int64)
         self.eos_id: int | None = tokenizer.eos_token_id
+        self.n_documents = 0  # of the reading under way
 
     def tokenize(self, documents: Documents) -> Iterator[tuple[Ids, bool]]:
         """``(ids, starts a document)`` per piece, a few documents tokenised at a time."""
@@ -342,9 +360,11 @@ class Layout:
         rest = np.empty(0, dtype=np.int64)
         last: int | None = None
         cut_any = False
+        self.n_documents = 0
         for ids, starts in pieces:
             if not len(ids):
                 continue
+            self.n_documents += starts
             if starts and last is not None and self.eos_id is not None and last != self.eos_id:
                 ids = np.concatenate([[self.eos_id], ids])
             last = int(ids[-1])
@@ -354,13 +374,15 @@ class Layout:
                 cut_any = True
                 yield np.concatenate([self.prefix, row])
             rest = rest[full:]
-        if not cut_any:
+        if not cut_any and len(rest):
             yield np.concatenate([self.prefix, rest])
 
     def one_per_document(self, pieces: Iterable[tuple[Ids, bool]]) -> Iterator[Ids]:
         """The beginning of each document; the later blocks of a long one are past any context."""
+        self.n_documents = 0
         for ids, starts in pieces:
             if starts:
+                self.n_documents += bool(len(ids))
                 head = ids[: self.context_size - len(self.prefix)]
                 yield np.concatenate([self.prefix, head]) if len(head) else head
 

@@ -197,13 +197,21 @@ def test_the_random_baseline_is_an_untrained_sae_measured_on_the_first_sequences
     found = run.site.random_baseline(D_SAE, 3.6, seed=7)
     site = model.site(SITE)
     x = model.prefix(ids[:CALIBRATION_SEQUENCES], None, [site]).at(site).flatten(0, 1)
-    x_hat = random_init(x.double().mean(0).float(), D_SAE, 4, 7)(x)
+    mean = x.double().mean(0)
+    given = (random_init(mean.float(), D_SAE, 4, 7)(x).double() - mean).flatten()
+    gain = np.linalg.lstsq(given[:, None].numpy(), (x.double() - mean).flatten().numpy())[0][0]
+    x_hat = mean + gain * given.view_as(x)
     expected = r2_score(x.double(), x_hat.double(), multioutput="variance_weighted")
     assert found.value == pytest.approx(expected, rel=1e-4)
     assert found.metric == "fve_random_init@1"
     assert found.n_tokens == len(x)
     assert found.n_sequences == CALIBRATION_SEQUENCES
-    assert found.detail == {"k": 4, "d_sae": D_SAE, "seed": 7}
+    assert found.detail == {
+        "k": 4,
+        "d_sae": D_SAE,
+        "seed": 7,
+        "gain": pytest.approx(gain, rel=1e-4),
+    }
 
 
 @pytest.mark.parametrize(("l0", "k"), [(0.0, 1), (0.4, 1), (1000.0, D_SAE)])

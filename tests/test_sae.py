@@ -247,3 +247,9 @@ class TestRefusals:
     ) -> None:
         with pytest.raises(CheckpointError, match=rf"{name} of shape .*: shape"):
             make(**{name: torch.zeros(shape)})
+
+
+def test_a_token_of_zeros_stays_finite_under_constant_norm_rescaling():
+    sae = make("relu", "constant_norm_rescale")
+    assert bool(sae.encode(torch.zeros(1, D_IN)).isfinite().all())
+    assert bool(sae(torch.zeros(1, D_IN)).isfinite().all())

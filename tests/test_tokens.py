@@ -225,6 +225,13 @@ class TestDigest:
         assert described["mask"] == "special"
         assert described["digest"] == stream.digest
 
+    @pytest.mark.parametrize("pack", [True, False])
+    def test_the_documents_behind_the_sequences_are_counted(self, full, texts, pack):
+        spec = texts("one two three four", "", "five six", "seven eight nine")
+        assert open_stream(spec, full, context_size=4, pack=pack).tally().n_documents == 3
+        first = open_stream(spec, full, context_size=4, pack=pack, n_sequences=1)
+        assert first.tally().n_documents == 1
+
 
 class TestBadData:
     @pytest.mark.parametrize("context_size", [-1, 0, 1])
@@ -233,15 +240,19 @@ class TestBadData:
             open_stream(texts("one two"), full, context_size=context_size)
 
     def test_data_without_a_sequence_are_refused_when_opened(self, full, texts):
-        with pytest.raises(DataError, match="longer documents"):
+        with pytest.raises(DataError, match="no text in it at all"):
             open_stream(texts("", ""), full, context_size=4)
         with pytest.raises(DataError, match="2 shorter ones"):
             open_stream(texts("one", "two"), full, context_size=4, pack=False, prepend_bos=False)
 
     def test_an_empty_file_is_refused(self, full, tmp_path):
         (tmp_path / "a.jsonl").write_text("")
-        with pytest.raises(DataError, match="longer documents"):
+        with pytest.raises(DataError, match="no text in it at all"):
             open_stream(str(tmp_path / "a.jsonl"), full, context_size=4)
+
+    def test_a_model_without_a_tokenizer_is_refused(self, texts):
+        with pytest.raises(DataError, match="without a tokenizer"):
+            open_stream(texts("one two"), None, context_size=4, model="bare")
 
     def test_a_missing_column_is_found_when_opened(self, full, texts):
         with pytest.raises(DataError, match="'text'"):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from saebench.activations import TopK
 from saebench.metrics import baselines, prediction, reconstruction
+from saebench.metrics.definitions import definition
 from saebench.metrics.estimates import estimate
 from saebench.metrics.sums import group_of
 from saebench.passes import CALIBRATION_SEQUENCES, Calibration, SiteView, SubjectView
@@ -69,24 +72,18 @@ class SiteEval:
     def _measure_random(self, d_sae: int, k: int, seed: int) -> Measurement:
         x = torch.cat([x for x, _ in self.first])
         ids = torch.cat([ids for _, ids in self.first])
-        sae = random_init(self.mean.float(), d_sae, k, seed)
+        mean = self.mean.float()
+        given = random_init(mean, d_sae, k, seed).reconstruct(x)[1] - mean
+        gain = float(((x - mean) * given).sum() / given.square().sum().clamp_min(1e-30))
         sums = reconstruction.SiteSums(self.mean)
         errors = reconstruction.ReconstructionSums(x.shape[1])
-        errors.update(sums.update(x, group_of(ids)), sae.reconstruct(x)[1])
+        errors.update(sums.update(x, group_of(ids)), mean + gain * given)
         n_sequences = int(ids.unique().shape[0])
-        found = reconstruction.measurements(sums, errors, n_sequences=n_sequences, seed=seed)[
-            "fve@1"
-        ]
-        return Measurement(
-            "fve_random_init@1",
-            found.value,
-            found.low,
-            found.high,
-            found.n_tokens,
-            found.n_sequences,
-            found.interval,
-            found.reason,
-            {"k": k, "d_sae": d_sae, "seed": seed},
+        found = reconstruction.measurements(sums, errors, n_sequences=n_sequences, seed=seed)
+        return replace(
+            found["fve@1"],
+            metric=definition("fve_random_init").metric,
+            detail={"k": k, "d_sae": d_sae, "gain": gain, "seed": seed},
         )
 
 
@@ -119,9 +116,10 @@ class ReconstructionEval:
 
 
 def random_init(mean: Tensor, d_sae: int, k: int, seed: int) -> SAE:
-    """An untrained TopK SAE: unit decoder directions, the encoder their transpose, ``b_dec`` the mean.
+    """An untrained TopK SAE: unit Gaussian directions, the encoder their transpose, ``b_dec`` the mean.
 
-    ``mean`` is ``[d_in]``. The null beside a trained SAE: what sparsity and width give for free.
+    ``mean`` is ``[d_in]``. As the null beside a trained SAE its output is scaled by the one gain that
+    fits best: without it, most of what it misses would be the arbitrary length of its directions.
     """
     generator = torch.Generator().manual_seed(seed)
     W_dec = torch.randn(d_sae, mean.shape[0], generator=generator)

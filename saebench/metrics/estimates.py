@@ -22,7 +22,11 @@ ONE_GROUP = "an interval needs at least two sequences"
 
 
 def bootstrap(
-    values: Callable[[Tensor | None], Values], n_groups: int, n_resamples: int, seed: int
+    values: Callable[[Tensor | None], Values],
+    n_groups: int,
+    n_resamples: int,
+    seed: int,
+    unit: str = "sequences",
 ) -> tuple[dict[str, float], dict[str, Interval]]:
     """Point estimates and percentile intervals of everything ``values(weights[R, G])`` computes."""
     points = {name: float(value[0]) for name, value in values(None).items()}
@@ -31,7 +35,7 @@ def bootstrap(
     weights = torch.from_numpy(bootstrap_weights(n_groups, n_resamples, seed))
     parts = [values(rows) for rows in weights.split(RESAMPLE_ROWS)]
     samples = {name: torch.cat([part[name] for part in parts]) for name in points}
-    return points, {name: interval(sample.numpy()) for name, sample in samples.items()}
+    return points, {name: interval(sample.numpy(), unit=unit) for name, sample in samples.items()}
 
 
 def estimate(

@@ -176,7 +176,7 @@ def measurements(
         if name.startswith("gap_"):
             continue
         gap = f"gap_{name}"
-        reason = _unharmed(points[gap], intervals[gap]) if gap in points else None
+        reason = _unharmed(name, points[gap], intervals[gap]) if gap in points else None
         bounds = intervals[name]
         detail = {"gap": points[gap], "gap_low": intervals[gap].low} if gap in points else None
         shown = None if reason else value
@@ -184,15 +184,16 @@ def measurements(
     return {measured.metric: measured for measured in found}
 
 
-def _unharmed(gap: float, bounds: Interval) -> str | None:
+def _unharmed(name: str, gap: float, bounds: Interval) -> str | None:
     """Why a recovered score means nothing here, or None where it does."""
     if bounds.low is None:
         return f"whether ablation hurts this model cannot be told: {bounds.reason}"
     if bounds.low > MIN_ABLATION_GAP:
         return None
+    what = "the divergence is" if name.startswith("kl") else "the loss rises by"
     return (
-        f"ablation does not hurt this model: the loss rises by {gap:.3g} nats "
-        f"[{bounds.low:.3g}, {bounds.high:.3g}], and must rise by more than {MIN_ABLATION_GAP}"
+        f"ablation does not hurt this model: {what} {gap:.3g} nats "
+        f"[{bounds.low:.3g}, {bounds.high:.3g}], and must be more than {MIN_ABLATION_GAP}"
     )
 
 

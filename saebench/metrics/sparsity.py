@@ -8,6 +8,7 @@ latents that fire in few of them drop out of it, and the share of dead latents c
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -165,7 +166,9 @@ def measurements(
     n_groups = sums.sums.present.shape[0]
     points, intervals = bootstrap(partial(values, sums), n_groups, n_resamples, seed)
     n_blocks = int((sums.block_tokens > 0).sum())
-    dense, bounds = bootstrap(partial(dense_latents, sums), n_blocks, n_resamples, seed)
+    dense, bounds = bootstrap(
+        partial(dense_latents, sums), n_blocks, n_resamples, seed, f"{n_blocks} blocks of sequences"
+    )
     points, intervals = points | dense, intervals | bounds
     points["dead_fraction"] = float((sums.fired == 0).double().mean())
     intervals["dead_fraction"] = _death_interval(sums, points["dead_fraction"])
@@ -190,11 +193,21 @@ def measurements(
 
 
 def _death_interval(sums: SparsitySums, dead_fraction: float) -> Interval:
-    """The jackknife over blocks: what would have died had one block not been read."""
-    fired, firings = sums.fired, sums.firings.cpu()
+    """The jackknife over blocks, rounded outwards to whole latents and at least one either way.
+
+    It asks what would have died had one block not been read. Where no block matters its error is zero;
+    a count of latents is not known better than to one.
+    """
+    fired, firings, m = sums.fired, sums.firings.cpu(), sums.d_sae
     present = (sums.block_tokens > 0).nonzero().squeeze(1).tolist()
     without = [float((fired == firings[block]).double().mean()) for block in present]
-    return jackknife(dead_fraction, without if len(present) > 1 else [], bounds=(0.0, 1.0))
+    found = jackknife(dead_fraction, without if len(present) > 1 else [])
+    if found.low is None or found.high is None:
+        return found
+    dead = round(dead_fraction * m)
+    low = max(min(math.floor(found.low * m), dead - 1), 0) / m
+    high = min(max(math.ceil(found.high * m), dead + 1), m) / m
+    return Interval(low, high, f"{found.how}, in whole latents")
 
 
 def _death(sums: SparsitySums) -> dict[str, Any]:

@@ -170,7 +170,20 @@ def first_tensor(args: tuple, kwargs: Mapping[str, Any]) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
+def _check_finite(calls: list[tuple[str, _Call]]) -> None:
+    """Name the first block whose input or output is not finite: damaged weights, not an architecture."""
+    for path, call in calls:
+        for where, value in (("input", call.read), ("output", call.wrote)):
+            if not bool(value.isfinite().all()):
+                raise ModelError(
+                    "finite activations from the model",
+                    f"the {where} of {path} holds NaN or infinity",
+                    "Check that its weights are whole, or load it in float32 or bfloat16.",
+                )
+
+
 def _check_stream(paths: list[str], calls: list[tuple[str, _Call]]) -> None:
+    _check_finite(calls)
     found = None
     if [path for path, _ in calls] != paths:
         found = "the blocks do not run once each, in the order of the list"

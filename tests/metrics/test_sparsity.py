@@ -85,14 +85,28 @@ def test_dead_and_alive_add_up_to_all_latents():
     assert detail["density_upper_bound"] == pytest.approx(3 / 320)
 
 
-def test_the_interval_of_dead_latents_is_the_jackknife_of_counting_without_each_block():
+def test_the_interval_of_dead_latents_is_the_jackknife_in_whole_latents():
     f, ids = random_codes()
     fires = f != 0
     without = [float((~fires[ids != s].any(0)).double().mean()) for s in range(40)]
     expected = jackknife(float((~fires.any(0)).double().mean()), without, bounds=(0, 1))
     found = measured(f, ids)["dead_fraction@1"]
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
-    assert found.interval == "delete-one-block jackknife, 95%, 40 blocks"
+    assert found.low * 30 == pytest.approx(min(math.floor(expected.low * 30), found.value * 30 - 1))
+    assert found.high * 30 == pytest.approx(
+        max(math.ceil(expected.high * 30), found.value * 30 + 1)
+    )
+    assert found.interval == "delete-one-block jackknife, 95%, 40 blocks, in whole latents"
+
+
+def test_a_dead_fraction_that_no_block_changes_is_known_to_one_latent_and_no_better():
+    f = torch.ones(80, 10)
+    f[:, 7:] = 0
+    found = measured(f, torch.arange(10).repeat_interleave(8))["dead_fraction@1"]
+    assert (found.low, found.value, found.high) == pytest.approx((0.2, 0.3, 0.4))
+    all_alive = measured(torch.ones(80, 10), torch.arange(10).repeat_interleave(8))[
+        "dead_fraction@1"
+    ]
+    assert (all_alive.low, all_alive.value, all_alive.high) == pytest.approx((0.0, 0.0, 0.1))
 
 
 def test_dense_latents_are_resampled_block_by_block_with_the_tokens_of_each():

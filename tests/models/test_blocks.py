@@ -9,7 +9,7 @@ from saebench.errors import ModelError, SiteError
 from saebench.models import LanguageModel
 from saebench.models.blocks import Returns, find_blocks
 from saebench.sites import Site
-from tests.tiny_models import close, shared_model, some_ids
+from tests.tiny_models import close, shared_model, some_ids, tiny_model
 
 SIZES = {
     "vocab_size": 64,
@@ -183,3 +183,13 @@ def test_blocks_are_told_apart_by_their_path():
         "transformer.h.1",
         "transformer.h.2",
     ]
+
+
+def test_damaged_weights_are_not_taken_for_an_unsupported_architecture():
+    model = tiny_model("gpt_neox").model
+    with torch.no_grad():
+        next(p for name, p in model.named_parameters() if "dense_h_to_4h.weight" in name)[0, 0] = (
+            float("nan")
+        )
+    with pytest.raises(ModelError, match="holds NaN or infinity"):
+        LanguageModel(model)

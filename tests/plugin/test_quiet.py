@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import subprocess
 import sys
@@ -104,10 +103,9 @@ def test_two_workers_measure_once_and_give_the_same_verdicts(suites, pytester, w
         assert record["passes"]["suffix"] == n_batches * (1 + 2 + 2)  # both in one pass
     found = {}
     for case in ElementTree.parse(pytester.path / "found.xml").getroot().iter("testcase"):
-        for entry in case.iter("property"):
-            verdict = ast.literal_eval(entry.get("value"))
-            if "status" in verdict:
-                found[verdict["name"], verdict["metric"]] = verdict["status"]
+        entry = {p.get("name"): p.get("value") for p in case.iter("property")}
+        if "saebench.status" in entry:
+            found[entry["saebench.name"], entry["saebench.metric"]] = entry["saebench.status"]
     assert found == {
         ("good", "fve"): "PASS",
         ("good", "ce_recovered"): "PASS",
