@@ -82,8 +82,8 @@ def continue_from(model: LanguageModel, prefix: Prefix, site: Site, replacement:
     """
     if (
         replacement.shape[0] > 1
-        and site.kind.startswith("resid")
-        and prefix.attention_mask is None
+        and site.is_residual
+        and prefix.is_unpadded
         and not model.token_dependent_suffix
         and bool((replacement == replacement[:1]).all())
     ):

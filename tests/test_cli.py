@@ -66,7 +66,7 @@ def test_run_measures_gates_and_writes_the_report(saebench, world, tmp_path):
     folder = tmp_path / "reports" / "good"
     assert (folder / "report.json").is_file()
     assert len(list((folder / "records").glob("good-*.json"))) == 1
-    assert f"saebench run {world.good}" in (folder / "README.md").read_text()
+    assert f"saebench run path/to/{world.good.name}" in (folder / "README.md").read_text()
 
 
 def test_run_ends_with_one_where_a_gate_fails(saebench, world):
@@ -170,7 +170,7 @@ def test_train_makes_a_checkpoint_that_can_be_inspected(saebench, world, tmp_pat
         buffer_size = 128
         model_batch_size = 4
         context_size = 16
-        held_out = "{world.data}"
+        heldout_tokens = 64
         out = "made"
         """
     )

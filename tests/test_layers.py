@@ -16,8 +16,8 @@ PACKAGE = ROOT / "saebench"
 LAYERS = (
     ("_version", "errors"),
     ("codes", "activations", "stats", "environment", "documents", "weights"),
-    ("sae", "sites", "record", "tokens", "files"),
-    ("metrics", "models", "reference", "store"),
+    ("sae", "sites", "record", "packing", "files"),
+    ("metrics", "models", "reference", "store", "tokens"),
     ("adapters", "gates"),
     ("inspection", "config"),
     ("loading", "predictions"),

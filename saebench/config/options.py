@@ -70,7 +70,11 @@ OPTIONS = (
         {"action": "append", "metavar": "LIMIT"},
     ),
     Option(
-        "site", "site", "hook point, where the file names none or a wrong one", {"metavar": "SITE"}
+        "site",
+        "site",
+        "hook point, where the file names none or a wrong one: blocks.2.hook_resid_post, "
+        "model.layers.2 or hidden_states[2]",
+        {"metavar": "SITE"},
     ),
     Option(
         "confidence",

@@ -23,11 +23,6 @@ class SparsityEval:
         """Take in one batch."""
         self.sums.update(view.codes, view.sequence_ids)
 
-    @property
-    def mean_l0(self) -> float:
-        """Active latents per counted token."""
-        return float(self.sums.sums.mean("l0"))
-
     def measurements(self, *, n_sequences: int, seed: int) -> dict[str, Measurement]:
         """Every sparsity metric by metric id."""
         return sparsity.measurements(self.sums, n_sequences=n_sequences, seed=seed)

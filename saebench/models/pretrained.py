@@ -138,7 +138,7 @@ def _from_hub(ref: str, revision: str | None) -> tuple[Path, str]:
     """The snapshot of a hub model and its commit; from the cache alone where there is no network."""
     asked = f"language model {ref!r}"
     name, revision = _hub_name(ref, revision)
-    if not _HUB_ID.fullmatch(name):
+    if not _HUB_ID.fullmatch(name) or ref.startswith((".", "/", "~")):
         _fail(asked, "no such directory, and not a hub id either", "Check the path")
     try:
         info = HfApi().model_info(name, revision=revision, timeout=30)
