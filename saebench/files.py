@@ -82,7 +82,7 @@ class CheckpointFiles:
         except ValueError as error:
             raise CheckpointError(
                 f"config {name} as JSON",
-                f"{error} ({size:,} bytes)",
+                f"{str(error).rstrip('.')} ({size:,} bytes)",
                 "The file is damaged or truncated; fetch it again.",
             ) from error
         if depth > MAX_JSON_DEPTH:

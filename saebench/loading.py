@@ -11,7 +11,7 @@ from saebench.adapters import Claim, claim
 from saebench.errors import BadReferenceError, CheckpointError
 from saebench.files import CheckpointFiles, group_checkpoints
 from saebench.inspection import Inspection
-from saebench.reference import Reference, Resolved, fetch, parse_reference, resolve
+from saebench.reference import GRAMMAR, Reference, Resolved, fetch, parse_reference, resolve
 from saebench.sae import SAE, Fact, SAEConfig
 from saebench.weights import is_pickle, is_weights, refuse_pickle
 
@@ -156,12 +156,18 @@ def _parts(reference: Reference) -> tuple[str, ...]:
 
 
 def as_reference(ref: str | Path | Reference) -> Reference:
-    """The reference meant by a text or a path."""
+    """The reference meant; :class:`BadReferenceError` where it is no text, path or reference."""
     if isinstance(ref, Reference):
         return ref
-    return (
-        Reference("local", None, None, str(ref)) if isinstance(ref, Path) else parse_reference(ref)
-    )
+    if isinstance(ref, Path):
+        return Reference("local", None, None, str(ref))
+    if not isinstance(ref, str):
+        raise BadReferenceError(
+            "a reference to a checkpoint (a text or a path)",
+            f"{ref!r:.60} ({type(ref).__name__})",
+            GRAMMAR,
+        )
+    return parse_reference(ref)
 
 
 def _expand_path(path: Path) -> list[Reference]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 from saebench.errors import BadReferenceError, HubError, UnsafeFileError
@@ -281,9 +282,9 @@ def _hub_error(reference: Reference, error: Exception) -> Exception:
     for kind, found, next_step in known:
         if isinstance(error, kind):
             return HubError(asked, found, next_step)
-    first = (str(error).strip().split("\n") or [""])[0][:200]
+    first = shorten((str(error).strip().split("\n") or [""])[0], 200, placeholder=" …")
     return HubError(
         asked,
-        f"{type(error).__name__}: {first}",
+        f"{type(error).__name__}: {first or 'no message'}".rstrip(". "),
         "Check the network; HF_HUB_OFFLINE=1 uses only what is in the cache.",
     )

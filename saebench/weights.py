@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +21,9 @@ WEIGHT_SUFFIXES = (".safetensors", ".npz", *PICKLE_SUFFIXES)
 
 PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 WRAPPERS = ("state_dict", "sae_state_dict", "sae", "ae", "cc", "model", "model_state_dict")
+
+MAX_NAME = 120  # characters of a name from a pickle shown in an error
+_GLOBAL = re.compile(r"GLOBAL ([\w.]*\w)")  # how torch names what a pickle would import
 
 _DTYPES = {
     "F64": "float64",
@@ -111,21 +116,33 @@ def read_pickle(path: Path) -> StateDict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises pickle, zip, runtime and key errors here
-        raise _unpickling_error(path, str(error).strip()) from error
+        raise _unpickling_error(path, error) from error
     return _unwrapped(content, path.name)
 
 
-def _unpickling_error(path: Path, message: str) -> CheckpointError:
+def _unpickling_error(path: Path, error: Exception) -> CheckpointError:
+    """What is wrong in our own words: torch's advice is to switch the protection off."""
+    message = str(error)
     asked = f"weights {path.name} with weights_only=True ({path.stat().st_size:,} bytes)"
-    if "Unsupported" in message or "GLOBAL" in message:
-        reason = next((line for line in message.split("\n") if "GLOBAL" in line), message)
-        return UnsafeFileError(
+    needs = _GLOBAL.search(message)
+    if needs is not None:
+        found = f"a pickle that needs {_shown(needs[1])}, which is neither a tensor nor a container"
+    elif "TorchScript" in message:
+        found = "a TorchScript archive, which holds code"
+    elif isinstance(error, pickle.UnpicklingError):
+        found = "no pickle, or one that needs more than tensors and containers"
+    else:
+        return CheckpointError(
             asked,
-            reason.strip()[:300],
-            "saebench loads no pickle that needs more; ask its author for a safetensors file.",
+            f"not readable as a torch file ({type(error).__name__})",
+            "The file is damaged or truncated; fetch it again.",
         )
-    first = message.split("\n")[0][:300] or "unreadable"
-    return CheckpointError(asked, first, "The file is damaged or truncated; fetch it again.")
+    next_step = "saebench loads no pickle that needs more; ask its author for a safetensors file."
+    return UnsafeFileError(asked, found, next_step)
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}…"
 
 
 def _open_safetensors(path: Path) -> Any:
@@ -141,7 +158,7 @@ def _open_safetensors(path: Path) -> Any:
     except (SafetensorError, OSError) as error:
         raise UnsafeFileError(
             f"weights {path.name} as safetensors",
-            f"{error} (the file has {path.stat().st_size:,} bytes)",
+            f"{str(error).strip().rstrip('.')} (the file has {path.stat().st_size:,} bytes)",
             "The file is truncated, damaged, or lies about its sizes; fetch it again.",
         ) from error
 

@@ -148,6 +148,17 @@ class TestSafetensors:
         with pytest.raises(UnsafeFileError, match="10 bytes"):
             folder(tmp_path).header("w.safetensors")
 
+    def test_a_relayed_text_leaves_no_second_full_stop(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError("blocked.")
+
+        (tmp_path / "w.safetensors").write_bytes(bytes(8))
+        monkeypatch.setattr("saebench.weights.safe_open", refuse)
+        with pytest.raises(UnsafeFileError, match=r": blocked \(the file has 8 bytes\)\. "):
+            folder(tmp_path).header("w.safetensors")
+
 
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
@@ -204,6 +215,36 @@ class TestPickles:
     ) -> None:
         torch.save(content, tmp_path / "ae.pt")
         with pytest.raises(CheckpointError, match="as a state dict"):
+            read_pickle(tmp_path / "ae.pt")
+
+    @pytest.mark.parametrize(
+        ("content", "found"),
+        [
+            (torch.nn.Linear(1, 1), "a pickle that needs torch.nn.modules.linear.Linear, which"),
+            ({"W": torch.ones(1), "x": Evil()}, "a pickle that needs "),
+            (b"<html>", "no pickle, or one that needs more than tensors and containers. "),
+            (b"\x80\x04\x95", "no pickle, or one that needs more than tensors and containers. "),
+            (b"", "not readable as a torch file (EOFError). "),
+        ],
+    )
+    def test_what_cannot_be_unpickled_is_told_without_the_advice_to_allow_code(
+        self, tmp_path: Path, content: object, found: str
+    ) -> None:
+        if isinstance(content, bytes):
+            (tmp_path / "ae.pt").write_bytes(content)
+        else:
+            torch.save(content, tmp_path / "ae.pt")
+        with pytest.raises(CheckpointError) as error:
+            read_pickle(tmp_path / "ae.pt")
+        message = str(error.value)
+        assert found in message
+        for advice in ("False", "safe_globals", "PyTorch", "\x1b"):
+            assert advice not in message
+
+    def test_a_long_name_in_a_pickle_is_cut(self, tmp_path: Path) -> None:
+        name = "x" * 500
+        (tmp_path / "ae.pt").write_bytes(b"\x80\x02c" + b"module\n" + name.encode() + b"\n.")
+        with pytest.raises(UnsafeFileError, match=r"needs module\.x{113}…, which"):
             read_pickle(tmp_path / "ae.pt")
 
     def test_a_truncated_pickle_is_damaged_not_unsafe(self, tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import saebench
 from saebench.errors import BadReferenceError, CheckpointError, UnknownFormatError
+from saebench.files import MAX_JSON_BYTES
 from saebench.inspection import printable
 from saebench.loading import expand, inspect, load_sae, open_checkpoint, short_name
 from saebench.reference import parse_reference
@@ -76,6 +78,34 @@ class TestLoad:
         assert "dictionary_learning, saelens" in str(error.value)
         assert "params.npz" in str(error.value)
         assert "\x1b" not in str(error.value)
+
+    @pytest.mark.parametrize("ref", [None, 5, b"x", ["a"], "".join])
+    def test_what_is_no_reference_is_named(self, ref: object) -> None:
+        with pytest.raises(BadReferenceError, match="a text or a path") as error:
+            load_sae(ref)  # type: ignore[arg-type]
+        assert f"({type(ref).__name__}). Write hf:org/repo" in str(error.value)
+
+    def test_weights_whose_config_is_missing_say_so(self, tmp_path: Path) -> None:
+        shutil.copy(TOPK / "sae_weights.safetensors", tmp_path)
+        with pytest.raises(UnknownFormatError) as error:
+            load_sae(tmp_path)
+        assert "cfg.json is missing beside sae_weights.safetensors ('W_" in str(error.value)
+        assert "Copy the cfg.json that belongs to these weights" in str(error.value)
+
+    def test_the_folder_of_a_language_model_is_recognised_and_listed_briefly(
+        self, tmp_path: Path
+    ) -> None:
+        (tmp_path / "config.json").write_text('{"architectures": ["GPTNeoXForCausalLM"]}')
+        (tmp_path / "tokenizer.json").write_text(json.dumps({"vocab": "x" * MAX_JSON_BYTES}))
+        layers = {f"layers.{i}.weight": torch.zeros(1) for i in range(20)}
+        save_file(layers, tmp_path / "model.safetensors")
+        with pytest.raises(UnknownFormatError) as error:
+            load_sae(tmp_path)
+        message = str(error.value)
+        assert "config.json has 'architectures', as that of a language model has" in message
+        assert "this looks like the language model itself" in message
+        assert message.count(".weight'") == 6
+        assert "…" in message
 
     def test_digests_change_with_the_weights_and_not_with_other_files(self, runs: Path) -> None:
         folder = runs / "a" / "trainer_0"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saebench.errors import BadReferenceError
+from saebench.errors import BadReferenceError, HubError
 from saebench.reference import Reference, fetch, parse_reference, resolve
 
 WORD = st.text(string.ascii_letters + string.digits + "_", min_size=1, max_size=8)
@@ -112,3 +112,25 @@ def test_a_local_file_is_referenced_with_the_files_beside_it(tmp_path: Path) -> 
 def test_a_missing_path_that_looks_like_a_repository_says_how_to_write_one() -> None:
     with pytest.raises(BadReferenceError, match=r"no such file or folder.*hf:org/no-such-repo"):
         resolve(parse_reference("org/no-such-repo"))
+
+
+@pytest.mark.parametrize(
+    ("message", "found"),
+    [
+        ("Network is blocked.", "RuntimeError: Network is blocked. Check the network"),
+        ("", "RuntimeError: no message. Check the network"),
+        ("word " * 100, "RuntimeError: word word"),
+    ],
+)
+def test_a_message_of_the_hub_is_relayed_in_whole_words_with_one_full_stop(
+    monkeypatch: pytest.MonkeyPatch, message: str, found: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
+    with pytest.raises(HubError) as error:
+        resolve(parse_reference("hf:org/repo"))
+    assert found in str(error.value)
+    assert ".." not in str(error.value)
+    assert len(message) < 200 or "word …. Check the network" in str(error.value)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from saebench.adapters import dictionary_learning, saelens
 from saebench.adapters.claims import Adapter, Claim
-from saebench.errors import UnknownFormatError
+from saebench.errors import CheckpointError, UnknownFormatError
 from saebench.files import CheckpointFiles
-from saebench.weights import is_pickle
+from saebench.weights import is_pickle, is_weights
 
 ADAPTERS: tuple[Adapter, ...] = (dictionary_learning, saelens)
 
-SHOWN = 12  # config keys and tensors listed in an error
+SHOWN = 6  # files, config keys of each and tensors of each listed in an error
 
 __all__ = ["ADAPTERS", "Adapter", "Claim", "claim"]
 
@@ -30,26 +30,50 @@ def claim(files: CheckpointFiles) -> tuple[Adapter, Claim]:
             f"more than one fits: {both}",
             "Move the files of the other checkpoint out of the folder.",
         )
+    raise _unknown(files)
+
+
+def _unknown(files: CheckpointFiles) -> UnknownFormatError:
+    """The error where no adapter fits, with the likely reason when there is one."""
+    asked = f"the format of {files.root}"
+    contents = {name: _content(files, name) for name in files.names}
+    bare = [name for name, inside in contents.items() if set(inside) >= saelens.KEY_TENSORS]
+    if bare and not {saelens.CONFIG_FILE, dictionary_learning.CONFIG_FILE} & set(files.names):
+        return UnknownFormatError(
+            asked,
+            f"{saelens.CONFIG_FILE} is missing beside {_shown(bare[0], contents[bare[0]])}",
+            f"Copy the {saelens.CONFIG_FILE} that belongs to these weights into the folder.",
+        )
     known = ", ".join(adapter.FORMAT for adapter in ADAPTERS)
-    raise UnknownFormatError(
-        f"the format of {files.root}",
-        f"none of the known formats ({known}) fits {_contents(files)}",
-        "Convert it to the SAELens layout (cfg.json and sae_weights.safetensors).",
-    )
+    parts = [_shown(name, inside) for name, inside in contents.items()]
+    more = [f"and {len(parts) - SHOWN} more files"] if len(parts) > SHOWN else []
+    found = f"none of the known formats ({known}) fits {'; '.join(parts[:SHOWN] + more)}"
+    config = dictionary_learning.CONFIG_FILE
+    if "architectures" in contents.get(config, {}):
+        return UnknownFormatError(
+            asked,
+            f"{config} has 'architectures', as that of a language model has; {found}",
+            "Reference the folder of an SAE here; this looks like the language model itself.",
+        )
+    next_step = "Convert it to the SAELens layout (cfg.json and sae_weights.safetensors)."
+    return UnknownFormatError(asked, found, next_step)
 
 
-def _contents(files: CheckpointFiles) -> str:
-    """What is in the files, for an error: config keys, and tensors with their shapes."""
-    parts = []
-    for name in files.names:
+def _content(files: CheckpointFiles, name: str) -> dict[str, str]:
+    """The keys of a config, or the tensors of a weight file with their shapes; {} if unreadable."""
+    try:
         if name.endswith(".json"):
-            inside = [repr(key) for key in files.json(name)]
-        elif name.endswith(".safetensors") or (is_pickle(name) and files.allow_pickle):
-            header = files.header(name)
-            inside = [f"{key!r} {list(item.shape)}" for key, item in header.items()]
-        else:
-            parts.append(name)
-            continue
-        more = ", …" if len(inside) > SHOWN else ""
-        parts.append(f"{name} ({', '.join(inside[:SHOWN])}{more})")
-    return "; ".join(parts)
+            return dict.fromkeys(files.json(name), "")
+        if name.endswith(".safetensors") or (is_pickle(name) and files.allow_pickle):
+            return {key: f" {list(item.shape)}" for key, item in files.header(name).items()}
+    except CheckpointError:
+        if is_weights(name):
+            raise  # of damaged weights that is the news, of a big tokenizer.json it is not
+    return {}
+
+
+def _shown(name: str, inside: dict[str, str]) -> str:
+    """A file and the first of what is in it."""
+    first = [f"{key!r:.80}{shape}" for key, shape in list(inside.items())[:SHOWN]]
+    more = ", …" if len(inside) > SHOWN else ""
+    return f"{name} ({', '.join(first)}{more})" if inside else name

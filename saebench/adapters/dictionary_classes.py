@@ -98,7 +98,7 @@ def _matryoshka(tensors: Tensors, d_in: int, d_sae: int, k: int | None) -> Parts
     W_enc, W_dec = _matrices(tensors, d_in, d_sae)
     if "group_sizes" in tensors:
         (groups,) = tensors.shape("group_sizes") or (1,)
-        total = int(tensors.take("group_sizes", groups=groups).to(torch.int64).sum())
+        total = int(tensors.numbers("group_sizes", groups=groups).to(torch.int64).sum())
         if total != d_sae:
             raise CheckpointError(
                 f"group_sizes of {tensors.file} with sum d_sae = {d_sae}",

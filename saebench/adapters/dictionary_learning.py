@@ -38,6 +38,7 @@ def sniff(files: CheckpointFiles) -> Claim | None:
 def read(files: CheckpointFiles, claim: Claim) -> SAE:
     """The SAE; raises :class:`CheckpointError` where config and tensors contradict each other."""
     fields = Fields(claim.config, files.json(claim.config))
+    fields.check_table("buffer")
     name = fields.one_of(tuple(KINDS), "trainer.dict_class")
     assert name is not None  # sniff saw it
     kind = KINDS[name.value]

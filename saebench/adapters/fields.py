@@ -63,6 +63,12 @@ class Fields:
             raise self._wrong(fact, "a string")
         return fact
 
+    def check_table(self, key: str) -> None:
+        """Raise :class:`CheckpointError` when something else than a table is under the key."""
+        fact = self._first((key,))
+        if fact is not None and not isinstance(fact.value, dict):
+            raise self._wrong(fact, "a table")
+
     def flag(self, *keys: str, default: bool) -> Fact:
         """A boolean; where absent the format's documented default."""
         fact = self._first(keys)
@@ -94,10 +100,17 @@ class Fields:
             value = value[part]
         return value
 
+    def _is_null(self, key: str) -> bool:
+        """Whether the key is written in the file, with null for a value."""
+        parent, _, name = key.rpartition(".")
+        table = self._lookup(parent) if parent else self.data
+        return isinstance(table, Mapping) and name in table and table[name] is None
+
     def _absent(self, keys: tuple[str, ...], expected: str) -> Fact:
+        null = next((key for key in keys if self._is_null(key)), None)
         raise CheckpointError(
-            f"{keys[0]} in {self.file} ({expected})",
-            "no such key",
+            f"{null or keys[0]} in {self.file} ({expected})",
+            "null" if null else "no such key",
             "Add it to the config, or fetch the config that belongs to these weights.",
         )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from saebench.adapters.claims import Claim
 from saebench.adapters.fields import Fields, config_from
+from saebench.adapters.saelens_architecture import BATCH, TRANSCODERS, read_architecture
 from saebench.adapters.saelens_weights import read_weights, rescaling
 from saebench.adapters.tensors import Tensors
 from saebench.errors import CheckpointError
@@ -21,6 +22,7 @@ from saebench.sae import SAE, Fact
 FORMAT = "saelens"
 CONFIG_FILE = "cfg.json"
 WEIGHT_FILE = "sae_weights.safetensors"
+KEY_TENSORS = frozenset({"W_enc", "W_dec", "b_dec"})
 SCALER_FILE = "activation_scaler.json"  # beside the checkpoints of a run that is not finished
 PROVENANCE_KEY = "saebench"  # our key in cfg.json
 LAYOUT_VERSION = "6.0.0"  # metadata.sae_lens_version that announces the nested layout
@@ -33,9 +35,8 @@ VERSION_KEY = "sae_lens_version"
 TRAINED_AS_KEY = "training_architecture"
 TRAINING_KEY = "training_architecture_details"
 
-TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
-BATCH = ("batchtopk", "matryoshka_batchtopk")
-ARCHITECTURES = ("standard", "gated", "jumprelu", "topk", *BATCH, *TRANSCODERS)
+TABLES = (METADATA, "activation_fn_kwargs", f"{METADATA}.{TRAINING_KEY}")
+DTYPES = ("float32", "float64", "float16", "bfloat16")
 NORMALIZATIONS = ("none", "layer_norm", "constant_norm_rescale", "expected_average_only_in")
 
 
@@ -62,7 +63,8 @@ def read(files: CheckpointFiles, claim: Claim) -> SAE:
     """The SAE; raises :class:`CheckpointError` where config and tensors contradict each other."""
     fields = Fields(claim.config, files.json(claim.config))
     tensors = Tensors(claim.weights, files.state_dict(claim.weights))
-    architecture = _architecture(fields)
+    _check_kinds(fields)
+    architecture = read_architecture(fields, tensors)
     transcoder = architecture.value in TRANSCODERS
     d_in, d_sae = fields.size("d_in"), fields.size("d_sae")
     d_out = _d_out(fields, tensors) if transcoder else d_in
@@ -105,18 +107,14 @@ def read(files: CheckpointFiles, claim: Claim) -> SAE:
 
 def _fits(files: CheckpointFiles, name: str) -> bool:
     header = files.header(name)
-    flat = len(header["W_enc"].shape) <= 2 if "W_enc" in header else False
-    return flat and {"W_dec", "b_dec"} <= set(header)
+    return set(header) >= KEY_TENSORS and len(header["W_enc"].shape) <= 2
 
 
-def _architecture(fields: Fields) -> Fact:
-    """The architecture; before version 6 TopK was an activation of the standard one."""
-    activation = fields.one_of(("relu", "topk"), "activation_fn", "activation_fn_str")
-    if activation is not None and activation.value == "topk":
-        return activation
-    named = fields.one_of(ARCHITECTURES, "architecture")
-    source = f"not in {fields.file}: architecture defaults to standard"
-    return named or Fact("standard", source, "assumed")
+def _check_kinds(fields: Fields) -> None:
+    """Refuse values of the wrong kind under keys that are read only in part, or not at all."""
+    for key in TABLES:
+        fields.check_table(key)
+    fields.one_of((*DTYPES, *(f"torch.{name}" for name in DTYPES)), "dtype")
 
 
 def _trained_as(fields: Fields, architecture: Fact) -> Fact:

@@ -33,8 +33,20 @@ class Tensors:
     def take(self, key: str, **sizes: int) -> Tensor:
         """The tensor as float32 of shape ``sizes`` (dimension name = length), a copy of its own.
 
-        Raises :class:`CheckpointError` when it is missing, of another shape, or not finite.
+        Raises :class:`CheckpointError` when it is missing, of another shape, not of a floating
+        dtype, or not finite.
         """
+        dtype = self._get(key).dtype
+        if not dtype.is_floating_point:
+            raise CheckpointError(
+                f"tensor {key!r} of {self.file} with a floating dtype",
+                dtype_name(dtype),
+                "Save the weights as floating-point numbers; quantised ones cannot be evaluated.",
+            )
+        return self.numbers(key, **sizes)
+
+    def numbers(self, key: str, **sizes: int) -> Tensor:
+        """:meth:`take` for values that may be stored as integers, as sizes of groups are."""
         tensor = self._get(key)
         if tuple(tensor.shape) != tuple(sizes.values()):
             expected = ", ".join(f"{name} {length}" for name, length in sizes.items())
@@ -64,7 +76,7 @@ class Tensors:
                 f"shape {list(tensor.shape)}",
                 "Fetch the weights that belong to this config.",
             )
-        return float(self.take(key, **{f"dim {i}": 1 for i in range(tensor.ndim)}))
+        return float(self.numbers(key, **{f"dim {i}": 1 for i in range(tensor.ndim)}))
 
     def threshold(self, key: str, **sizes: int) -> Tensor:
         """JumpReLU thresholds, not negative.

@@ -211,10 +211,46 @@ class TestContradictions:
             tmp_path, config("topk", k=k), tensors()
         )
 
+    def test_a_k_of_null_is_called_null(self, tmp_path: Path) -> None:
+        message = refused(tmp_path, config("topk", k=None), tensors())
+        assert "k in cfg.json (a positive integer): null." in message
+
+    def test_a_nested_k_of_null_is_called_null(self, tmp_path: Path) -> None:
+        cfg = config(metadata=..., activation_fn_str="topk", activation_fn_kwargs={"k": None})
+        message = refused(tmp_path, cfg, tensors())
+        assert "activation_fn_kwargs.k in cfg.json (a positive integer): null." in message
+
+    @pytest.mark.parametrize("dtype", ["float99", "int8", 7, True])
+    def test_a_dtype_that_is_none(self, tmp_path: Path, dtype: object) -> None:
+        message = refused(tmp_path, config(dtype=dtype), tensors())
+        assert "cfg.json: dtype" in message
+        assert f"{dtype!r}" in message
+
+    @pytest.mark.parametrize("dtype", ["bfloat16", "torch.float32", None, ...])
+    def test_a_dtype_of_any_version_is_accepted(self, tmp_path: Path, dtype: object) -> None:
+        assert load_sae(write(tmp_path, config(dtype=dtype), tensors())).cfg.dtype == "float32"
+
+    @pytest.mark.parametrize("value", ["hi", 3, ["a"], True])
+    @pytest.mark.parametrize("key", ["metadata", "activation_fn_kwargs"])
+    def test_a_table_that_is_none(self, tmp_path: Path, key: str, value: object) -> None:
+        message = refused(tmp_path, config(**{key: value}), tensors())
+        assert f"cfg.json: {key} (a table): {value!r}." in message
+
+    @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
+    @pytest.mark.parametrize("name", ["W_enc", "b_dec"])
+    def test_weights_that_are_no_floating_point_numbers(
+        self, tmp_path: Path, name: str, dtype: torch.dtype
+    ) -> None:
+        weights = tensors()
+        weights[name] = weights[name].to(dtype)
+        message = refused(tmp_path, config(), weights)
+        assert f"tensor '{name}' of sae_weights.safetensors with a floating dtype" in message
+        assert str(dtype).removeprefix("torch.") in message
+
     def test_a_topk_without_k(self, tmp_path: Path) -> None:
         assert "k in cfg.json" in refused(tmp_path, config("topk"), tensors())
 
-    @pytest.mark.parametrize("name", ["abstopk", "temporal", "\x1b[31mred"])
+    @pytest.mark.parametrize("name", ["abs-topk", "\x1b[31mred"])
     def test_an_unknown_architecture_lists_the_known_ones(self, tmp_path: Path, name: str) -> None:
         message = refused(tmp_path, config(name), tensors())
         assert "one of standard, gated, jumprelu" in message
@@ -280,6 +316,9 @@ class TestContradictions:
     def test_weights_without_a_config(self, tmp_path: Path) -> None:
         (write(tmp_path, config(), tensors()) / "cfg.json").unlink()
         with pytest.raises(UnknownFormatError, match=r"'W_dec' \[10, 4\]"):
+            load_sae(tmp_path)
+        missing = r"cfg\.json is missing beside sae_weights\.safetensors"
+        with pytest.raises(UnknownFormatError, match=missing):
             load_sae(tmp_path)
 
     def test_a_config_without_weights(self, tmp_path: Path) -> None:
