@@ -8,9 +8,10 @@ from typing import Any
 from saebench.gates import Status, Verdict
 from saebench.record import Record
 from saebench.report import escape
+from saebench.report.base_model import other_model
 from saebench.report.digits import count
-from saebench.report.results import not_evaluated, tokens_counted
-from saebench.report.sections import portable, reference
+from saebench.report.places import portable, portable_command, reference
+from saebench.report.results import documents, not_evaluated, tokens_counted
 from saebench.report.table import markdown_grid
 
 MASKS = {
@@ -46,17 +47,23 @@ def positions(records: Sequence[Record]) -> str:
 
 
 def limitations(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
-    """Failed and waived limits, what could not be measured and why, and what the numbers do not cover."""
-    found: dict[str, list[str]] = {}  # what to say, and of which checkpoints
+    """Another model than in training, failed and waived limits, what is missing, what is not covered."""
+    others: dict[str, list[str]] = {}  # what to say, and of which checkpoints
+    for record in records:
+        if other := other_model(record):
+            others.setdefault(other, []).append(record.name)
+    found: dict[str, list[str]] = {}
     for status in (Status.FAIL, Status.NOT_EVALUABLE, Status.WAIVED):
         for verdict in verdicts:
             if verdict.status is status:
                 found.setdefault(verdict.message, []).append(verdict.name)
     for record in records:
         missing = [f"{name} was not evaluated: {why}" for name, why in not_evaluated(record)]
-        for text in [*missing, *_windows(record)]:
+        for text in [*missing, *_windows(record), *_pieces(record)]:
             found.setdefault(text, []).append(record.name)
-    lines = [_about(names, text, len(records) > 1) for text, names in found.items()]
+    several = len(records) > 1
+    lines = [_about(names, text, several, strong=True) for text, names in others.items()]
+    lines += [_about(names, text, several) for text, names in found.items()]
     lines.append(
         "Intervals come from resampling the sequences of one data set. They do not cover other text, "
         "other models, or training the same recipe with another seed."
@@ -65,10 +72,12 @@ def limitations(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
 
 
 def reproduce(command: str) -> str:
-    """The exact command."""
+    """The exact command, but for the folders of the computer where it ran."""
     if not command.strip():
         return "The command was not recorded."
-    return escape.code_block(command.splitlines() or [""], "sh")
+    text, replaced = portable_command(command)
+    block = escape.code_block(text.splitlines(), "sh")
+    return f"{block}\n\n`path/to/…` are placeholders." if replaced else block
 
 
 def provenance(records: Sequence[Record]) -> str:
@@ -128,6 +137,18 @@ def _windows(record: Record) -> list[str]:
     return lines
 
 
+def _pieces(record: Record) -> list[str]:
+    """That sequences cut from the same document are no independent sample."""
+    n_sequences, n_documents = record.data.get("n_sequences"), documents(record)
+    if not (record.data.get("pack") and n_sequences and n_documents):
+        return []
+    return [
+        f"the {count(n_sequences)} sequences are cut from {count(n_documents)} "
+        f"document{'' if n_documents == 1 else 's'}; pieces of one document resemble each other, so "
+        "the intervals are narrower than a new set of documents would give"
+    ]
+
+
 def _files(record: Record) -> str:
     checkpoint = record.checkpoint
     rows = [["reference", escape.code_span(reference(record), cell=True)]]
@@ -167,9 +188,10 @@ def _grouped(records: Sequence[Record], text: Any) -> list[str]:
     return parts
 
 
-def _about(names: Sequence[str], message: str, several: bool) -> str:
-    text = escape.markdown_text(message)
-    return f"{_bold(names)}: {text}" if several else text[:1].upper() + text[1:]
+def _about(names: Sequence[str], message: str, several: bool, *, strong: bool = False) -> str:
+    text = escape.markdown_text(message if several else message[:1].upper() + message[1:])
+    text = f"**{text}**" if strong else text
+    return f"{_bold(names)}: {text}" if several else text
 
 
 def _bold(names: Sequence[str]) -> str:

@@ -17,9 +17,10 @@ from saebench.report.appendix import (
 )
 from saebench.report.digits import count, estimate
 from saebench.report.front_matter import card_name, front_matter
-from saebench.report.results import HEADLINES, label, of, tally, worst
+from saebench.report.results import HEADLINES, label, of, sample, tally, worst
 from saebench.report.splice import existing_front, splice
 from saebench.report.table import describe_checkpoint, markdown_grid
+from saebench.report.training import training
 
 COMPARED = ("fve", "fve_random_init", "fve_pca", *(name for name in HEADLINES if name != "fve"))
 WIDEST = 4  # checkpoints side by side; more become the rows
@@ -87,7 +88,7 @@ def _checkpoint(
         f"{level} How to load it",
         sections.how_to_load(record),
         f"{level} Training",
-        sections.training(record),
+        training(record),
         f"{level} Evaluation",
         sections.evaluation(record, verdicts),
         *_pictures(images),
@@ -140,7 +141,8 @@ def _compared(record: Record, name: str) -> str:
     if measurement is None:
         return ""
     value, interval = estimate(measurement)
-    return f"{value} {interval}".strip()
+    on = sample(record, name)
+    return " ".join(part for part in (value, interval, f"({on})" if on else "") if part)
 
 
 def _label(records: Sequence[Record], name: str) -> str:

@@ -10,7 +10,7 @@ from saebench.report.density_plot import density_plot
 from saebench.report.digits import count
 from saebench.report.fve_plot import fve_plot
 from saebench.report.plot_style import png
-from saebench.report.results import value_of
+from saebench.report.results import sample, value_of
 
 MOST_PANELS = 12
 
@@ -34,8 +34,11 @@ def draw_plots(records: Sequence[Record]) -> dict[str, bytes]:
 
 def caption(stem: str, records: Sequence[Record]) -> str:
     """What a plot shows, in a sentence for those who do not see it."""
+    few = records[:MOST_PANELS]
+    others = {on for record in few if (on := sample(record, "fve_random_init"))}
+    on = f" (on {others.pop() if len(others) == 1 else 'other sequences'})" if others else ""
     words = {
-        "fve": "FVE with its 95 % interval beside the mean predictor, an untrained SAE and PCA",
+        "fve": f"FVE with its 95 % interval beside the mean predictor, an untrained SAE{on} and PCA",
         "density": "Histogram of firing densities, with the latents that never fired",
         "alive": "Share of latents that fired at least once, over tokens read",
     }[stem]

@@ -8,7 +8,7 @@ from typing import Any
 
 from saebench.gates import Status, Verdict
 from saebench.record import Measurement, Record
-from saebench.report.digits import estimate, number
+from saebench.report.digits import count, estimate, number
 
 # In the order of reports; what is not listed here follows, by name.
 HEADLINES = (
@@ -132,6 +132,31 @@ def tokens_counted(record: Record) -> int:
     return int(data.get("n_tokens_counted") or data.get("n_counted") or data.get("n_tokens") or 0)
 
 
+def documents(record: Record) -> int | None:
+    """How many documents the sequences were cut from, None where that is not recorded."""
+    number = record.data.get("n_documents")
+    return number if isinstance(number, int) and number > 0 else None
+
+
+def limit_text(verdict: Verdict) -> str:
+    """The limit, and whether it is on the interval rather than on the estimate; raw text."""
+    return f"{verdict.gate.limit}{' on the interval' if verdict.gate.confidence else ''}"
+
+
+def sample(record: Record, metric: str) -> str:
+    """``32 sequences`` where a baseline was measured on others than what it stands beside, else empty."""
+    name, own = _short(metric), record.get(metric)
+    tops = (top for top, pairs in BESIDE.items() if any(name == below for below, _ in pairs))
+    top = record.get(next(tops, ""))
+    if own is None or top is None:
+        return ""
+    sizes = ((own.n_sequences, top.n_sequences, "sequence"), (own.n_tokens, top.n_tokens, "token"))
+    for here, there, noun in sizes:
+        if here and there and here != there:
+            return f"{count(here)} {noun}{'' if here == 1 else 's'}"
+    return ""
+
+
 def label(record: Record, metric: str) -> str:
     """The short human name of a metric, as the record defines it."""
     return str(describe(record, metric).get("label") or metric)
@@ -160,7 +185,7 @@ def _row(record: Record, metric: str, verdict: Verdict | None) -> Row:
         value=value,
         interval=interval,
         beside=_beside(record, _short(metric)),
-        limit=_limit(verdict),
+        limit=limit_text(verdict) if verdict else "",
         status=verdict.status if verdict else None,
         reason=measurement.reason or "",
     )
@@ -170,20 +195,17 @@ def _beside(record: Record, name: str) -> tuple[tuple[str, str], ...]:
     if name == "l0":
         k = record.checkpoint.get("cfg", {}).get("k")
         return (("k in training:", number(float(k))),) if isinstance(k, int | float) else ()
-    pairs = []
+    other = sample(record, name)
+    pairs = [("on", other)] if other else []
     for metric, words in BESIDE.get(name, ()):
         measurement = record.get(metric)
         if measurement is not None and measurement.value is not None:
             components = measurement.detail.get("components")
             size = f", {components} components" if components is not None else ""
-            pairs.append((f"{words}{size}:", estimate(measurement)[0]))
+            on = sample(record, metric)
+            value = estimate(measurement)[0]
+            pairs.append((f"{words}{size}:", f"{value} ({on})" if on else value))
     return tuple(pairs)
-
-
-def _limit(verdict: Verdict | None) -> str:
-    if verdict is None:
-        return ""
-    return f"{verdict.gate.limit}{' on the interval' if verdict.gate.confidence else ''}"
 
 
 def _short(metric: str) -> str:

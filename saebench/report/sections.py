@@ -1,10 +1,9 @@
-"""The parts of a card about one checkpoint: what it is, how to load it, training, results. Markdown."""
+"""The parts of a card about one checkpoint: what it is, how to load it, results. Markdown."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saebench.gates import Verdict
@@ -12,7 +11,8 @@ from saebench.record import Record
 from saebench.report import escape
 from saebench.report.digits import count
 from saebench.report.front_matter import loads_in_saelens
-from saebench.report.results import all_rows, headline_rows, tokens_counted
+from saebench.report.places import HUB, portable, reference
+from saebench.report.results import all_rows, documents, headline_rows, tokens_counted
 from saebench.report.table import markdown_grid, markdown_table
 
 FACTS = (
@@ -28,9 +28,6 @@ FACTS = (
     ("dtype", "Stored precision"),
 )
 HOW = {"user": "given by the user", "assumed": "assumed"}
-MOST_PROVENANCE = 60  # rows: a training config can have hundreds of keys
-_HUB = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^:]+))?(?::(?P<path>.+))?")
-_ABSOLUTE = re.compile(r"(?:/|~|[A-Za-z]:[\\/]|\\\\)")
 
 
 def what_it_is(record: Record) -> str:
@@ -76,20 +73,6 @@ def how_to_load(record: Record) -> str:
     return "\n\n".join(parts)
 
 
-def training(record: Record) -> str:
-    """What the checkpoint's own files say about its training; nothing here was checked."""
-    provenance = record.checkpoint.get("provenance") or {}
-    # versions of packages last: what was trained on what comes first
-    pairs = sorted(_flat(provenance), key=lambda pair: "environment" in pair[0].split("."))
-    if not pairs:
-        return "Not stated in the files of the checkpoint."
-    rows = [[_code(key), _stated(value)] for key, value in pairs[:MOST_PROVENANCE]]
-    left = len(pairs) - len(rows)
-    more = f"\n\n{count(left)} more in the checkpoint's own files." if left else ""
-    intro = "As stated by the files of the checkpoint; not checked here."
-    return f"{intro}\n\n{markdown_grid(['Setting', 'Value'], rows)}{more}"
-
-
 def evaluation(record: Record, verdicts: Sequence[Verdict]) -> str:
     """What was measured on, the results table, and every other measurement folded away."""
     headline = headline_rows(record, verdicts)
@@ -103,11 +86,14 @@ def evaluation(record: Record, verdicts: Sequence[Verdict]) -> str:
 
 
 def measured_on(record: Record) -> str:
-    """One sentence: data, sequences, tokens, model."""
+    """One sentence: data, sequences, documents, tokens, model."""
     data = record.data
     size = f"{count(data.get('n_sequences') or 0)} sequences"
     if data.get("context_size"):
         size += f" of up to {count(data['context_size'])} tokens"
+    n_documents = documents(record)
+    if n_documents:
+        size += f" from {count(n_documents)} document{'' if n_documents == 1 else 's'}"
     tokens = f"{count(tokens_counted(record))} tokens counted"
     if data.get("n_tokens"):
         tokens += f" of {count(data['n_tokens'])} read"
@@ -118,27 +104,8 @@ def measured_on(record: Record) -> str:
     return f"Measured on {spec}: {size}, {tokens}, through {model}{regime}."
 
 
-def reference(record: Record) -> str:
-    """The checkpoint's reference as others can use it: pinned to its commit, or without our folders."""
-    text = str(record.checkpoint.get("reference") or record.name)
-    commit = record.checkpoint.get("commit")
-    found = _HUB.fullmatch(text)
-    if found is None:
-        return portable(text)
-    path = f":{found['path']}" if found["path"] else ""
-    return f"hf:{found['repo']}@{commit or found['revision'] or 'main'}{path}"
-
-
-def portable(value: object) -> str:
-    """Text with an absolute path cut to its last name: other machines have other folders."""
-    text = str(value)
-    if not _ABSOLUTE.match(text):
-        return text
-    return re.split(r"[\\/]", text.rstrip("\\/"))[-1] or text
-
-
 def _saelens(record: Record) -> list[str]:
-    found = _HUB.fullmatch(reference(record))
+    found = HUB.fullmatch(reference(record))
     if found is None or not found["path"]:
         place = escape.terminal(reference(record))
         if found is not None:
@@ -155,28 +122,6 @@ def _source(fact: Mapping[str, Any] | None) -> str:
     source = _code(fact.get("source")) if fact.get("source") else ""
     how = HOW.get(str(fact.get("how")), "")
     return f"{how}: {source}" if how and source else how or source or "–"
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """``("data.spec", …)`` for each leaf, in the order of the files, to a depth that people read."""
-    for key, item in value.items():
-        name = f"{prefix}{key}"
-        if isinstance(item, Mapping) and item and depth < 3:
-            yield from _flat(item, f"{name}.", depth + 1)
-        elif item is not None and item != "" and item != {} and item != []:
-            yield name, item
-
-
-def _stated(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return count(value) if abs(value) >= 10_000 else str(value)
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, str):
-        return _code(portable(value))
-    return _code(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _code(value: object) -> str:

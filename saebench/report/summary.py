@@ -11,7 +11,7 @@ from saebench.gates import Verdict
 from saebench.record import Record
 from saebench.report import escape
 from saebench.report.digits import count, estimate
-from saebench.report.results import WORDS, WORST_FIRST, label, tally
+from saebench.report.results import WORDS, WORST_FIRST, label, limit_text, tally
 from saebench.report.table import markdown_grid
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -86,5 +86,5 @@ def _line(verdict: Verdict, record: Record | None) -> list[str]:
         escape.code_span(verdict.name, cell=True, limit=80),
         escape.markdown_cell(label(record, metric) if record else metric, 60),
         f"{value} {interval}".strip(),
-        escape.code_span(verdict.gate.limit, cell=True, limit=40),
+        escape.code_span(limit_text(verdict), cell=True, limit=60),
     ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 
 from saebench.gates import Status, Verdict
 from saebench.record import Record
 from saebench.report import escape
+from saebench.report.base_model import other_model
 from saebench.report.digits import count
 from saebench.report.results import WORDS, Row, headline_rows, of, tally, tokens_counted
 
@@ -15,6 +17,8 @@ COLUMNS = ("metric", "value", "95 % interval", "limit", "verdict", "baseline")
 UNGATED = (0, 1, 2, 5)  # the columns where nothing has a limit
 RIGHT = frozenset({"value"})
 CELL = 90  # characters of one cell in a terminal
+LINE = 159  # columns of a terminal that a table takes
+NARROWEST = 40  # columns that the baselines get at least
 COLOURS = {
     Status.PASS: "\x1b[32m",
     Status.FAIL: "\x1b[1;31m",
@@ -70,26 +74,48 @@ def _block(record: Record, verdicts: Sequence[Verdict], colour: bool) -> str:
     columns = [COLUMNS[place] for place in places]
     table = []
     for row in rows:
-        cells = [escape.terminal(cell, CELL) for cell in _cells(row)]
+        cells = [escape.terminal(cell, CELL) for cell in _cells(row)[:-1]]
+        # the last column may take several lines
+        cells.append(escape.terminal(_beside(row), 2 * CELL))
         table.append([cells[place] for place in places])
     widths = [max(map(_width, column)) for column in zip(columns, *table, strict=True)]
+    before_last = 2 + sum(widths[:-1]) + 2 * len(widths[:-1])
+    folded = [_fold(cells[-1], max(LINE - before_last, NARROWEST)) for cells in table]
+    widths[-1] = max(
+        _width(text) for text in [columns[-1], *(t for texts in folded for t in texts)]
+    )
     title = f"{escape.terminal(record.name)}  ({escape.terminal(describe_checkpoint(record))})"
     lines = [title, _line(columns, widths), _line(["─" * width for width in widths], widths)]
-    for cells, row in zip(table, rows, strict=True):
-        line = _line(cells, widths)
+    for cells, row, texts in zip(table, rows, folded, strict=True):
+        line = _line([*cells[:-1], texts[0]], widths)
         if colour and row.status is not None:
             # the limit, which is ours to print, holds none of the words
             word = WORDS[row.status]
             before, _, after = line.partition(f"  {word}")
             line = f"{before}  {COLOURS[row.status]}{word}{RESET}{after}"
-        lines.append(line)
-    return "\n".join([*lines, f"  {_footer(record, verdicts)}"])
+        lines += [line, *(" " * before_last + text for text in texts[1:])]
+    lines.append(f"  {_footer(record, verdicts)}")
+    if other := other_model(record):
+        lines += textwrap.wrap(other, LINE, initial_indent="  ", subsequent_indent="    ")
+    return "\n".join(lines)
 
 
 def _footer(record: Record, verdicts: Sequence[Verdict]) -> str:
     sequences = count(record.data.get("n_sequences") or 0)
     size = f"{count(tokens_counted(record))} tokens of {sequences} sequences"
     return f"{size}; {tally(verdicts)}"
+
+
+def _fold(cell: str, room: int) -> list[str]:
+    """The cell as lines of at most ``room`` columns, between its parts where possible; one at least."""
+    lines = [""]
+    for part in cell.split(" · "):
+        longer = f"{lines[-1]} · {part}" if lines[-1] else part
+        if lines[-1] and _width(longer) > room:
+            lines.append(part)
+        else:
+            lines[-1] = longer
+    return [text for line in lines for text in textwrap.wrap(line, room) or [""]]
 
 
 def _places(gated: bool) -> Sequence[int]:

@@ -134,15 +134,46 @@ def make_checkpoint(name: str) -> dict[str, Any]:
             "normalization": {"value": "none", "source": "the format's default", "how": "assumed"},
         },
         "notes": ["the decoder rows have unit norm"],
-        "provenance": {
-            "saebench": {
-                "data": {"spec": "fixtures/text/train.jsonl", "tokens": 2_000_000},
-                "optimizer": {"lr": 0.0005, "betas": [0.9, 0.999]},
-                "seed": 0,
-                "heldout_fve": 0.8119,
-            }
-        },
+        "provenance": make_provenance(),
     }
+
+
+def make_provenance(**parts: Any) -> dict[str, Any]:
+    """What our trainer leaves in ``cfg.json``, beside the keys of SAELens; ``parts`` replace its own."""
+    ours = {
+        "version": "0.1.0",
+        "recipe": {
+            "architecture": "topk",
+            "expansion": 16,
+            "d_sae": None,
+            "k": 32,
+            "tokens": 2_000_000,
+            "batch_size": 2048,
+            "lr": 0.0005,
+            "warmup": 0.05,
+            "betas": [0.9, 0.999],
+        },
+        "seeds": {"weights": 0, "shuffle": 7},
+        "tokens": 2_000_000,
+        "final": {"fve": 0.8119, "l0": 32.0, "loss": 0.171},
+        "dead_window": 500_000,
+        "model": {"id": "fixtures/model", "digest": "5f" * 32},
+        "data": {
+            "spec": "fixtures/text/train.jsonl",
+            "sequences_read": 15_770,
+            "epochs": 3,
+            "digest": "7a" * 32,
+        },
+        "tokens_per_second": 16334.4,
+        "environment": {"torch": "2.13.0"},
+    }
+    layout = {
+        "sae_lens_version": "6.0.0",
+        "model_name": "fixtures/model",
+        "context_size": 128,
+        "training_architecture_details": {"k": 32},
+    }
+    return {**layout, "saebench": {**ours, **parts}}
 
 
 def make_curves(alive: int, d_sae: int = 2048) -> dict[str, Any]:
@@ -161,6 +192,11 @@ def make_curves(alive: int, d_sae: int = 2048) -> dict[str, Any]:
         counts[int((log10 + 8) / 0.2)] += 1
     spectrum = {"log10_edges": edges, "counts": counts, "dead": d_sae - alive, "n_tokens": N_TOKENS}
     return {"alive": points, "density": {**spectrum, "quantiles": {"0.5": 0.004}}}
+
+
+def section(card: str, title: str) -> str:
+    """What stands under a second-level heading of a card."""
+    return card.partition(f"## {title}\n")[2].partition("\n## ")[0].strip()
 
 
 def make_verdicts(record: Record, *waivers: Waiver, **limits: str) -> list[Verdict]:

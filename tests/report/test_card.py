@@ -9,9 +9,10 @@ import pytest
 from markdown_it import MarkdownIt
 
 from saebench.gates import Waiver
+from saebench.record import Measurement
 from saebench.report import render_card
-from saebench.report.sections import portable, reference
-from tests.report.records import TODAY, make_record, make_verdicts
+from saebench.report.places import portable
+from tests.report.records import N_SEQUENCES, TODAY, make_record, make_verdicts, section
 
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 LIMITS = {"fve": ">= 0.85", "l0": "32 ± 10%", "kl": "<= 0.1"}
@@ -100,11 +101,51 @@ def test_snippets_are_python():
         compile(snippet, "card", "exec")
 
 
-def test_training_comes_from_the_checkpoint_or_is_said_to_be_unstated():
-    card = card_of(make_record())
-    assert "| `saebench.data.tokens` | 2,000,000 |" in card
-    assert "| `saebench.optimizer.lr` | 0.0005 |" in card
-    assert "| `saebench.heldout_fve` | 0.8119 |" in card
+def test_training_shows_what_matters_first_and_folds_the_rest_away():
+    shown, _, folded = section(card_of(make_record()), "Training").partition("<details>")
+    assert shown.strip().splitlines()[2:] == [
+        "| Setting | Value |",
+        "| --- | --- |",
+        "| Architecture | `topk` |",
+        "| k | 32 |",
+        "| Latents (d_sae) | 2048 |",
+        "| Tokens trained on | 2,000,000 |",
+        "| Times the data were read (epochs) | 3 |",
+        "| Learning rate | 0.0005 |",
+        "| Batch size (tokens) | 2048 |",
+        "| Seeds | `weights 0, shuffle 7` |",
+        "| Training data | `fixtures/text/train.jsonl` |",
+        f"| Digest of the training data | `{'7a' * 32}` |",
+        "| Sequences read | 15,770 |",
+        "| Held-out FVE, final | 0.8119 |",
+        "| Held-out L0, final | 32 |",
+        "| Dead window (tokens without firing) | 500,000 |",
+        "| Base model | `fixtures/model` |",
+        f"| Digest of the base model | `{'5f' * 32}` |",
+        "| Tokens per second | 16334.4 |",
+    ]
+    assert folded.strip().splitlines() == [
+        "<summary>7 more settings</summary>",
+        "",
+        "| Setting | Value |",
+        "| --- | --- |",
+        "| `saebench.version` | `0.1.0` |",
+        "| `saebench.recipe.expansion` | 16 |",
+        "| `saebench.recipe.tokens` | 2,000,000 |",
+        "| `saebench.recipe.warmup` | 0.05 |",
+        "| `saebench.recipe.betas` | `[0.9, 0.999]` |",
+        "| `saebench.final.loss` | 0.171 |",
+        "| `saebench.environment.torch` | `2.13.0` |",
+        "",
+        "</details>",
+    ]
+
+
+def test_training_by_others_is_shown_as_it_is_stated_or_said_to_be_unstated():
+    stated = {"sae_lens_version": "6.1.0", "lr": 0.0005, "saebench": "a word"}
+    card = card_of(make_record(checkpoint={"provenance": stated}))
+    assert "| `sae_lens_version` | `6.1.0` |" in card
+    assert "| `lr` | 0.0005 |" in card
     assert "Not stated in the files" in card_of(make_record(checkpoint={"provenance": {}}))
 
 
@@ -209,9 +250,36 @@ def test_paths_of_this_computer_do_not_reach_the_card():
     )
     card = card_of(record)
     assert "someone" not in card
-    assert 'load_sae("topk-s0")' in card
+    assert 'load_sae("path/to/topk-s0")' in card
+    assert 'SAE.load_from_disk("path/to/topk-s0")' in card
     assert portable("relative/path") == "relative/path"
-    assert reference(make_record()) == "fixtures/saes/topk-s0"
+
+
+def with_small_baseline(name):
+    record = make_record(name)
+    small = replace(record.measurements["fve_random_init@1"], n_sequences=32, n_tokens=4062)
+    return replace(record, measurements={**record.measurements, "fve_random_init@1": small})
+
+
+def test_a_baseline_on_fewer_sequences_says_so_wherever_it_stands():
+    card = card_of(with_small_baseline("a"), with_small_baseline("b"))
+    cell = "0.287 [0.281, 0.293] (32 sequences)"
+    assert f"| FVE of a random SAE | {cell} | {cell} |" in card
+    assert card.count("random-init SAE: 0.287 (32 sequences) · PCA") == 2
+    assert card.count("| FVE of a random SAE | 0.287 | [0.281, 0.293] | on 32 sequences |") == 2
+    assert f"({N_SEQUENCES} sequences)" not in card_of(make_record("a"), make_record("b"))
+
+
+def test_what_has_no_interval_has_an_empty_one_and_the_reason():
+    record = make_record()
+    alone = Measurement("fve@1", 0.8123, reason="no interval: 1 sequence")
+    few = replace(record, measurements={**record.measurements, "fve@1": alone})
+    card = card_of(few, verdicts=make_verdicts(few, fve=">= 0.5"))
+    row = next(line for line in card.splitlines() if line.startswith("| FVE |"))
+    assert row.startswith("| FVE | 0.812 |  | `>= 0.5` | pass | mean predictor: 0 ·")
+    assert row.endswith("· no interval: 1 sequence |")
+    assert "FVE **0.812**, CE recovered" in card
+    assert "| FVE | 0.812 | 0.812 |" in card_of(few, replace(few))
 
 
 def test_the_same_records_give_the_same_bytes_whatever_the_order_of_their_keys():
@@ -235,9 +303,18 @@ EVIL = (
     "[l](https://evil.example) `code` \x1b[31m \u202e"
 )
 
+HOSTILE = {
+    "recipe": {"architecture": EVIL, "k": [EVIL]},
+    "seeds": {EVIL: 1},
+    "model": {"id": EVIL, "digest": "another" + EVIL},
+    "data": EVIL,
+    EVIL: {EVIL: EVIL},
+}
 
+
+@pytest.mark.parametrize("ours", [{}, {"saebench": EVIL}, {"saebench": HOSTILE}])
 @pytest.mark.parametrize("together", [1, 2])
-def test_hostile_values_everywhere_leave_the_structure_of_the_card_as_it_is(together):
+def test_hostile_values_everywhere_leave_the_structure_of_the_card_as_it_is(together, ours):
     record = make_record(missing={"kl": EVIL})
     evil = replace(
         record,
@@ -250,7 +327,7 @@ def test_hostile_values_everywhere_leave_the_structure_of_the_card_as_it_is(toge
             "notes": [EVIL],
             "facts": {"architecture": {"value": EVIL, "source": EVIL, "how": EVIL}},
             "cfg": {**record.checkpoint["cfg"], "architecture": EVIL, "site": EVIL, "model": EVIL},
-            "provenance": {EVIL: {EVIL: EVIL}, "list": [EVIL]},
+            "provenance": {EVIL: {EVIL: EVIL}, "list": [EVIL], **ours},
         },
         model=dict.fromkeys(record.model, EVIL),
         data={**record.data, "spec": EVIL, "mask": EVIL},
@@ -271,5 +348,8 @@ def test_hostile_values_everywhere_leave_the_structure_of_the_card_as_it_is(toge
     html = MARKDOWN.render(card.partition("\n---\n")[2])
     for forbidden in ("<script", "<img", "<a ", "\x1b", "\u202e"):
         assert forbidden not in html
-    assert html.count("<details>") == html.count("</details>") == len(records) + 1
+    # the definitions once, the measurements of each, and the training of what our trainer made
+    folds = 1 + len(records) + (together == 2) + isinstance(ours.get("saebench"), dict)
+    assert html.count("<details>") == html.count("</details>") == folds
+    assert (isinstance(ours.get("saebench"), dict)) == ("on another model" in card)
     assert render_card(records, verdicts, command=EVIL, existing=card) == card

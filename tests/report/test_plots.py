@@ -136,6 +136,26 @@ def test_what_has_no_data_has_no_plot():
     assert draw_plots([make_record(curves={}, measurements={})]) == {}
 
 
+def test_the_caption_says_on_how_many_sequences_the_untrained_sae_was_measured():
+    record = make_record()
+    assert "an untrained SAE and PCA" in caption("fve", [record])
+    records = []
+    for n in (32, 16):
+        small = replace(record.measurements["fve_random_init@1"], n_sequences=n)
+        measurements = {**record.measurements, small.metric: small}
+        records.append(replace(record, measurements=measurements))
+    assert "an untrained SAE (on 32 sequences) and PCA" in caption("fve", [records[0], record])
+    assert "an untrained SAE (on other sequences) and PCA" in caption("fve", records)
+
+
+def test_an_fve_without_an_interval_is_drawn():
+    record = make_record()
+    alone = replace(
+        record.measurements["fve@1"], low=None, high=None, reason="no interval: 1 sequence"
+    )
+    assert "0.812" in words_of(fve_plot([replace(record, measurements={"fve@1": alone})]))
+
+
 def test_many_checkpoints_are_cut_to_twelve_and_the_caption_says_so():
     records = [make_record(f"s{number}", curves={}) for number in range(14)]
     assert words_of(fve_plot(records)).count("0.812") == 14

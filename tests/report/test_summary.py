@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saebench.errors import OutputError
+from saebench.gates import Gate, judge_record, parse_limit
 from saebench.report.summary import CAP, step_summary, write_summary
 from tests.report.records import make_record, make_verdicts
 
@@ -26,6 +27,15 @@ def test_a_summary_is_a_headline_and_a_line_per_verdict_worst_first():
         "| **FAIL** | `sae-0000` | FVE | 0.812 [0.806, 0.818] | `>= 0.85` |\n"
         "| **NOT EVALUABLE** | `sae-0000` | CE recovered | – no logits | `>= 0.9` |\n"
         "| pass | `sae-0000` | Cosine | 0.941 [0.939, 0.943] | `>= 0.5` |\n"
+    )
+
+
+def test_a_limit_on_the_interval_says_so():
+    record = make_record()
+    gate = Gate("fve", parse_limit(">= 0.80"), confidence=True)
+    text = step_summary([record], judge_record([gate], record))
+    assert text.endswith(
+        "| pass | `topk-s0` | FVE | 0.812 [0.806, 0.818] | `>= 0.8 on the interval` |\n"
     )
 
 

@@ -13,11 +13,12 @@ from saebench.report.results import (
     all_rows,
     headline_rows,
     not_evaluated,
+    sample,
     tally,
     worst,
 )
 from saebench.report.table import describe_checkpoint, markdown_table, terminal_table
-from tests.report.records import N_TOKENS, TODAY, make_record, make_verdicts
+from tests.report.records import N_TOKENS, TODAY, make_provenance, make_record, make_verdicts
 
 LIMITS = {"fve": ">= 0.85", "l0": "k ± 10%", "dead_fraction": "<= 10%"}
 
@@ -66,6 +67,62 @@ def test_headline_rows_stand_in_one_order_with_baselines_beside_them():
     assert rows["l0@1"].beside == (("k in training:", "32"),)
     assert rows["kl@1"].label == "KL"
     assert rows["fve@1"].unit == "fraction"
+
+
+def test_a_baseline_on_other_tokens_than_the_metric_says_on_how_many():
+    record = make_record()
+    small = replace(record.measurements["fve_random_init@1"], n_sequences=32, n_tokens=4062)
+    fewer = replace(record, measurements={**record.measurements, small.metric: small})
+    assert headline_rows(fewer, [])[0].beside[1] == ("random-init SAE:", "0.287 (32 sequences)")
+    assert sample(fewer, "fve_random_init") == sample(fewer, "fve_random_init@1") == "32 sequences"
+    assert (
+        sample(record, "fve_random_init") == sample(fewer, "fve_pca") == sample(fewer, "fve") == ""
+    )
+    tokens = replace(small, n_sequences=512)
+    fewer = replace(record, measurements={**record.measurements, small.metric: tokens})
+    assert sample(fewer, "fve_random_init") == "4,062 tokens"
+    unknown = replace(small, n_sequences=0, n_tokens=0)
+    fewer = replace(record, measurements={**record.measurements, small.metric: unknown})
+    assert sample(fewer, "fve_random_init") == ""
+
+
+def test_a_measurement_without_an_interval_has_an_empty_one_in_a_terminal():
+    record = make_record()
+    alone = Measurement("fve@1", 0.8123, reason="no interval: only 1 sequence")
+    few = replace(record, measurements={"fve@1": alone, "l0@1": record.measurements["l0@1"]})
+    lines = terminal_table([few], []).splitlines()
+    assert lines[3] == "  FVE     0.812                  no interval: only 1 sequence"
+
+
+def test_another_model_than_in_training_stands_under_the_block():
+    other = make_provenance(model={"id": "gpt\x1b[2J", "digest": "0123456789ab" + "c" * 52})
+    record = make_record(checkpoint={"provenance": other})
+    lines = terminal_table([record], []).splitlines()
+    assert lines[-2].endswith("no limits were set")
+    assert lines[-1] == (
+        "  measured on another model than it was trained on: trained on gpt (digest 0123456789ab), "
+        "measured on fixtures/model (digest 5f5f5f5f5f5f)"
+    )
+    assert "another model" not in terminal_table([make_record()], [])
+
+
+def test_no_line_of_a_terminal_table_is_wider_than_a_screen():
+    reason = "no interval: " + "the groups of sequences are too few to resample them " * 4
+    other = make_provenance(model={"id": "m" * 90, "digest": "01" * 32})
+    record = make_record(checkpoint={"provenance": other})
+    fve = replace(record.measurements["fve@1"], reason=reason)
+    small = replace(record.measurements["fve_random_init@1"], n_sequences=32)
+    wide = replace(
+        record, measurements={**record.measurements, fve.metric: fve, small.metric: small}
+    )
+    verdicts = [*make_verdicts(wide, fve="0.123456..0.987654", dead_fraction="<= 10%")]
+    verdicts = [replace(v, gate=replace(v.gate, confidence=True)) for v in verdicts]
+    plain = terminal_table([wide], verdicts)
+    assert max(map(len, plain.splitlines())) < 160
+    words = " ".join(plain.split())
+    assert "random-init SAE: 0.287 (32 sequences)" in words
+    assert "too few to resample them" in words
+    assert plain.count("FVE") == 1
 
 
 def test_a_gated_metric_outside_the_headlines_gets_a_row():

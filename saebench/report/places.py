@@ -1,0 +1,68 @@
+"""Paths as others can use them: what lies outside of a report's reach becomes ``path/to/<name>``."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from saebench.record import Record
+
+HUB = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^:]+))?(?::(?P<path>.+))?")
+_ABSOLUTE = re.compile(r"(?:/|~|[A-Za-z]:[\\/]|\\\\)")
+_OUTSIDE = re.compile(rf"{_ABSOLUTE.pattern}|\.\.(?:[\\/]|$)")
+_OPTION = re.compile(r"(?P<key>[\w.-]+=)?(?P<value>.*)", re.DOTALL)
+
+
+def reference(record: Record) -> str:
+    """The checkpoint's reference as others can use it: pinned to its commit, or without our folders."""
+    text = str(record.checkpoint.get("reference") or record.name)
+    commit = record.checkpoint.get("commit")
+    found = HUB.fullmatch(text)
+    if found is not None:
+        path = f":{found['path']}" if found["path"] else ""
+        return f"hf:{found['repo']}@{commit or found['revision'] or 'main'}{path}"
+    # a bare name would be read as the name of something published
+    bare = not re.search(r"[\\/]", text)
+    if not bare and not _OUTSIDE.match(text):
+        return text
+    last = _last(text)
+    return f"path/to/{record.name if last in ('', '.', '..') else last}"
+
+
+def portable(value: object) -> str:
+    """Text with an absolute path cut to its last name: other machines have other folders."""
+    text = str(value)
+    return (_last(text) or text) if _ABSOLUTE.match(text) else text
+
+
+def portable_command(command: str) -> tuple[str, bool]:
+    """A command line whose paths outside of the working folder are ``path/to/<name>``, and whether any was.
+
+    Without such paths the command stays as it was typed.
+    """
+    lines, replaced = [], False
+    for line in command.splitlines():
+        words = _words(line)
+        shorter = [_placeholder(word) for word in words]
+        replaced = replaced or shorter != words
+        lines.append(line if shorter == words else shlex.join(shorter))
+    return "\n".join(lines), replaced
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:  # a quote that is not closed: none of them means anything
+        return re.sub("['\"]", " ", line).split()
+
+
+def _placeholder(word: str) -> str:
+    found = _OPTION.fullmatch(word)
+    if found is None or not _OUTSIDE.match(found["value"]):
+        return word
+    last = _last(found["value"])
+    return f"{found['key'] or ''}path/to/{'folder' if last in ('', '~', '..') else last}"
+
+
+def _last(text: str) -> str:
+    return re.split(r"[\\/]", text.rstrip("\\/"))[-1]
