@@ -25,7 +25,7 @@ class SaebenchError(Exception):
         self.found = found
         self.next_step = next_step
         stop = "" if next_step.endswith((".", "?", "!")) else "."
-        super().__init__(f"{asked}: {found}. {next_step}{stop}")
+        super().__init__(f"{asked}: {found.rstrip('.')}. {next_step}{stop}")
 
     def __reduce__(self) -> tuple[type[SaebenchError], tuple[str, str, str]]:
         """Pickle by the three parts, so that the error survives a process boundary."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from saebench.tokens import TokenStream, open_stream
 from saebench.train.activity import Reading
 from saebench.train.buffer import ShuffleBuffer
 from saebench.train.heldout import HeldOut
+from saebench.train.outcome import check_saved, fault, may_save
 from saebench.train.provenance import provenance_of
 from saebench.train.recipe import Recipe, check_shared, load_recipes
 from saebench.train.save import check_folder, save_checkpoint
@@ -79,7 +81,8 @@ def train_many(
 ) -> list[TrainResult]:
     """Train several SAEs from one stream: the model runs once for all of them. See :func:`train`.
 
-    Raises :class:`ConfigError` when the recipes differ in what the stream is.
+    Raises :class:`ConfigError` when the recipes differ in what the stream is, and after training,
+    with the other SAEs saved, when one that is not usable would replace an earlier checkpoint.
     """
     check_shared(tuple(recipes))
     for recipe in recipes:
@@ -93,8 +96,7 @@ def train_many(
     hook_name = parse_site(shared.site, n_layers=model.n_layers).hook_name
     recipes = [replace(recipe, site=hook_name) for recipe in recipes]
     site = model.site(hook_name)
-    for recipe in recipes:
-        recipe.width(model.width_at(site))
+    _check_space(recipes, model.width_at(site))
     reading = Reading(shared, model, site, _stream(shared, shared.data, model))
     apart = _stream(shared, shared.held_out, model) if shared.held_out else reading.stream
     heldout_reading = Reading(shared, model, site, apart)
@@ -103,7 +105,7 @@ def train_many(
     run = train_on(
         reading.forever(skip), recipes, heldout=heldout, device=heldout.device, progress=progress
     )
-    results = []
+    results, refused = [], []
     for recipe, trainer, history in zip(recipes, run.trainers, run.histories, strict=True):
         provenance = provenance_of(
             recipe,
@@ -115,11 +117,15 @@ def train_many(
             tokens_per_second=run.tokens_per_second,
         )
         sae = trainer.sae()
+        if recipe.out and not may_save(recipe, history[-1]):
+            refused.append((recipe, history[-1], trainer.schedule.peak))
+            continue
         if recipe.out:
             save_checkpoint(
                 sae, recipe.out, provenance=provenance, history=history, overwrite=recipe.overwrite
             )
         results.append(TrainResult(sae, history, provenance, run.tokens_per_second, recipe.out))
+    check_saved(refused, n_saved=sum(bool(result.folder) for result in results))
     return results
 
 
@@ -136,9 +142,11 @@ def train_recipes(
     for recipe, result in zip(recipes, train_many(recipes, progress=progress), strict=True):
         final = result.provenance["final"]
         fve = "not evaluable" if final["fve"] is None else f"{final['fve']:.4f}"
+        broken = fault(result.history[-1])
+        warning = f" ({broken}: not usable)" if broken else ""
         yield (
             f"{result.folder}: {recipe.architecture}, k {recipe.k}, {result.sae.cfg.d_sae} latents, "
-            f"held-out FVE {fve}, L0 {final['l0']:.1f}, {result.tokens_per_second:,.0f} tokens/s"
+            f"held-out FVE {fve}, L0 {final['l0']:.1f}{warning}, {result.tokens_per_second:,.0f} tokens/s"
         )
 
 
@@ -215,6 +223,26 @@ class _Log:
         newest = self.histories[0][-1]
         shown = {name: newest.get(name) for name in ("loss", "fve", "l0")}
         return {name: f"{value:.4g}" for name, value in shown.items() if value is not None}
+
+
+def _check_space(recipes: Sequence[Recipe], d_in: int) -> None:
+    """Raise :class:`OutputError` unless the matrices of all SAEs fit where they are to be saved.
+
+    New checkpoints beside each other add up; those that replace others need space one at a time.
+    """
+    new: dict[Path, int] = defaultdict(int)
+    largest: dict[Path, int] = defaultdict(int)
+    for recipe in recipes:
+        n_bytes = 2 * d_in * recipe.width(d_in) * getattr(torch, recipe.dtype).itemsize
+        if not recipe.out:
+            continue
+        folder = Path(recipe.out)
+        new[folder.parent] += 0 if folder.exists() else n_bytes
+        largest[folder.parent] = max(n_bytes, largest[folder.parent])
+    last = {Path(recipe.out).parent: recipe for recipe in recipes if recipe.out}
+    for parent, recipe in last.items():
+        n_bytes = max(new[parent], largest[parent])
+        check_folder(recipe.out, overwrite=recipe.overwrite, n_bytes=n_bytes)
 
 
 def _first_rows(chunks: Iterable[Tensor], n: int) -> Iterator[Tensor]:

@@ -26,6 +26,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from saebench.config.tables import nearest, read_toml
 from saebench.errors import ConfigError
+from saebench.train.overlap import overlaps
 
 Architecture = Literal["topk", "batchtopk"]
 VARIANTS = "sae"  # the table of a recipe file that changes keys for one SAE of several
@@ -76,7 +77,7 @@ class Recipe:
 
     held_out: str = ""
     """The text for held-out figures; without one, the first sequences of ``data``, which are then
-    not trained on."""
+    not trained on. It must be other text than ``data``."""
 
     heldout_tokens: int = 16_384
     """Held-out tokens behind every logged FVE and L0: one fixed set, kept in memory."""
@@ -104,7 +105,8 @@ class Recipe:
     """Active latents per token (for ``batchtopk`` on average)."""
 
     tokens: int = 1_000_000
-    """Activations to train on. Where the data hold fewer it is read again from the start."""
+    """Activations to train on, one batch at least. Where the data hold fewer it is read again from
+    the start."""
 
     batch_size: int = 2048
     """Activations per optimiser step."""
@@ -117,7 +119,8 @@ class Recipe:
     """Linear warm-up: a share of all steps if below 1, else a number of steps."""
 
     decay: float = 0.2
-    """The share of all steps, at the end, over which the learning rate falls linearly towards zero."""
+    """The share of all steps, at the end, over which the learning rate falls linearly towards zero.
+    With a warm-up that is a share too, at most 1 in all."""
 
     grad_clip: float = 1.0
     """The largest norm of the gradient of all parameters together; 0 does not clip."""
@@ -181,6 +184,28 @@ class Recipe:
                 "neither" if self.d_sae is None else "both",
                 "Set one of the two, for example expansion = 8.",
             )
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Raise :class:`ConfigError` on values that do not go together."""
+        if self.tokens < self.batch_size:
+            raise ConfigError(
+                "tokens for one batch at least in the recipe",
+                f"tokens = {self.tokens}, batch_size = {self.batch_size}",
+                "Raise tokens, or lower batch_size.",
+            )
+        if self.warmup < 1 and self.warmup + self.decay > 1 + 1e-9:  # 1e-9: rounding of the sum
+            raise ConfigError(
+                "warmup + decay of at most 1 (all steps) in the recipe",
+                f"warmup = {self.warmup}, decay = {self.decay}",
+                "Lower one of the two.",
+            )
+        if self.data and self.held_out and overlaps(self.data, self.held_out):
+            raise ConfigError(
+                "held_out text that is not trained on",
+                f"held_out = {self.held_out!r} is or shares text with data = {self.data!r}",
+                "Name other text, or leave held_out out: the first sequences of data are then kept.",
+            )
 
     def width(self, d_in: int) -> int:
         """The number of latents at a site of width ``d_in``; raises :class:`ConfigError` when k is more."""
@@ -217,7 +242,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "k": (1, 2**31 - 1),
     "tokens": (1, 2**62),
     "batch_size": (1, 2**31),
-    "lr": (0, 1e3),
+    "lr": (1e-12, 1e3),
     "warmup": (0, 2**62),
     "decay": (0, 1),
     "grad_clip": (0, float("inf")),

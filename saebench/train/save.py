@@ -26,6 +26,8 @@ from saebench.sae import SAE
 
 HISTORY_FILE = "training.jsonl"
 OWN_FILES = (CONFIG_FILE, WEIGHT_FILE, HISTORY_FILE)
+PROBE_BYTES = 64 * 1024  # about what a configuration and a short history need
+_PIECE = bytes(2**20)
 
 
 def save_checkpoint(
@@ -43,8 +45,8 @@ def save_checkpoint(
     Raises :class:`OutputError` when the folder is taken or cannot be written, or the SAE has parts
     that the format cannot express.
     """
-    folder = Path(folder)
     check_folder(folder, overwrite=overwrite)
+    asked, folder = Path(folder), _target(folder)
     tensors, config = _tensors(sae), _config(sae, provenance or {})
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -60,20 +62,57 @@ def save_checkpoint(
             _put(new, folder, Path(scratch) / "old")
     except OSError as error:
         raise OutputError(
-            f"saving a checkpoint in {folder}", str(error), "Choose a folder that can be written."
+            f"saving a checkpoint in {asked}", str(error), "Choose a folder that can be written."
         ) from error
-    return folder
+    return asked
 
 
-def check_folder(folder: str | Path, *, overwrite: bool = False) -> None:
-    """Raise :class:`OutputError` now if saving in ``folder`` would fail later. Leaves nothing behind."""
-    folder = Path(folder)
+def check_folder(
+    folder: str | Path, *, overwrite: bool = False, n_bytes: int = PROBE_BYTES
+) -> None:
+    """Raise :class:`OutputError` now if saving ``n_bytes`` in ``folder`` would fail later.
+
+    So many bytes are written beside it, synchronised and removed again: permissions say little to
+    root, on a full disk, or in a file system that takes no files. Leaves nothing behind.
+    """
+    try:
+        _check_taken(Path(folder), overwrite)
+        target = _target(folder)
+        existing = next(path for path in target.parents if path.exists())
+        _try_writing(existing, target.name, n_bytes)
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        raise OutputError(
+            f"saving a checkpoint of {n_bytes:,} bytes in {folder}",
+            f"it cannot be written: {error}",
+            "Choose a folder that can be written and has the space.",
+        ) from error
+
+
+def _target(folder: str | Path) -> Path:
+    """The absolute place behind any links: a folder cannot be renamed onto a link."""
+    return Path(os.path.realpath(folder))
+
+
+def _try_writing(parent: Path, name: str, n_bytes: int) -> None:
+    """Write as :func:`save_checkpoint` does, into a hidden folder in ``parent``, and remove it."""
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{name}-", dir=parent) as scratch,
+        (Path(scratch) / WEIGHT_FILE).open("xb") as handle,
+    ):
+        for start in range(0, n_bytes, len(_PIECE)):
+            handle.write(_PIECE[: n_bytes - start])
+        handle.flush()
+        os.fsync(handle.fileno())  # some file systems find out only now that they are full
+
+
+def _check_taken(folder: Path, overwrite: bool) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not overwrite or not folder.is_dir():
             raise OutputError(
                 f"a new checkpoint in {folder}",
                 "it exists" if folder.is_dir() else "a file of that name",
-                "Choose another folder, or allow overwriting.",
+                "Choose another folder, or replace it: overwrite = true in the recipe, "
+                "--overwrite on the command line.",
             )
         if not (folder / CONFIG_FILE).is_file():
             raise OutputError(
@@ -81,12 +120,11 @@ def check_folder(folder: str | Path, *, overwrite: bool = False) -> None:
                 f"a folder without {CONFIG_FILE}, so no checkpoint",
                 "Choose another folder.",
             )
-    existing = next(path for path in folder.absolute().parents if path.exists())
-    if not os.access(existing, os.W_OK | os.X_OK) or not existing.is_dir():
+    if folder.is_mount():
         raise OutputError(
-            f"saving a checkpoint in {folder}",
-            f"{existing} cannot be written",
-            "Choose a folder that can be written.",
+            f"a new checkpoint in {folder}",
+            "a mount point, which nothing can be renamed to",
+            "Choose a folder inside it.",
         )
 
 

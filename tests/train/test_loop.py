@@ -13,6 +13,7 @@ from saebench.models import LanguageModel
 from saebench.tokens import open_stream
 from saebench.train import Recipe, train, train_many, train_recipes
 from saebench.train.activity import Reading
+from saebench.train.outcome import fault, may_save
 from tests.small_world import make_world
 
 
@@ -83,12 +84,12 @@ def test_held_out_sequences_of_the_same_text_are_not_trained_on(recipe, model):
     assert provenance["data"]["epochs"] > 1
 
 
-def test_a_held_out_text_of_its_own_leaves_all_data_to_training(recipe, model, world):
-    provenance = train(
-        replace(recipe, held_out=str(world.data)), model=model, progress=False
-    ).provenance
+def test_a_held_out_text_of_its_own_leaves_all_data_to_training(recipe, model, world, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text(world.data.read_text())
+    provenance = train(replace(recipe, held_out=str(other)), model=model, progress=False).provenance
     assert provenance["data"]["first_sequence"] == 0
-    assert provenance["heldout"]["spec"] == str(world.data)
+    assert provenance["heldout"]["spec"] == str(other)
 
 
 def test_activations_are_those_of_the_counted_tokens(recipe, model):
@@ -132,7 +133,77 @@ def test_recipe_files_train_together_and_report_a_line_each(recipe, world, tmp_p
     assert len(list(train_recipes([path], overwrite=True, progress=False))) == 2
 
 
+class TestARunThatDiverges:
+    """With a learning rate of 1000 all figures stay finite and none is usable."""
+
+    @pytest.fixture
+    def diverging(self, recipe):
+        return replace(recipe, lr=1000.0, d_sae=64, grad_clip=0.0)
+
+    def test_does_not_replace_a_checkpoint_and_the_others_are_saved(
+        self, recipe, diverging, model, tmp_path
+    ):
+        out = tmp_path / "sae"
+        good = train(replace(recipe, d_sae=64, out=str(out)), model=model, progress=False)
+        assert good.history[-1]["fve"] > 0
+        bad = replace(diverging, out=str(out), overwrite=True)
+        fine = replace(recipe, out=str(tmp_path / "fine"))
+        with pytest.raises(ConfigError, match="worse than the mean") as raised:
+            train_many([bad, fine], model=model, progress=False)
+        for part in ("held-out FVE -", "L0", str(out), "1 other", "Lower lr", "lr of 1000"):
+            assert part in str(raised.value)
+        assert torch.equal(load_sae(out).W_dec, good.sae.W_dec)
+        assert load_sae(tmp_path / "fine").cfg.d_sae == 32
+
+    def test_is_saved_in_a_new_folder_and_said_to_be_unusable(self, diverging, world, tmp_path):
+        path = tmp_path / "recipe.toml"
+        out = tmp_path / "new"
+        settings = {**diverging.to_json(), "out": str(out)}
+        lines = [f"{key} = {json.dumps(v)}" for key, v in settings.items() if v is not None]
+        path.write_text("\n".join(lines))
+        (line,) = train_recipes([path], progress=False)
+        assert "(worse than the mean: not usable)" in line
+        assert load_sae(out).cfg.d_sae == 64
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"fve": 0.5, "l0": 3.0}, None),
+        ({"fve": 0.0, "l0": 3.0}, None),
+        ({"fve": None, "l0": 3.0}, None),
+        ({"fve": -0.01, "l0": 3.0}, "worse than the mean"),
+        ({"fve": 0.5, "l0": 0.0}, "no latent is active"),
+        ({"fve": None, "l0": 0.0}, "no latent is active"),
+        ({"fve": float("-inf"), "l0": 3.0}, "not finite"),
+        ({"fve": 0.5, "l0": 3.0, "grad_norm": float("nan")}, "not finite"),
+    ],
+)
+def test_an_sae_is_usable_if_it_beats_the_mean_with_latents(row, why):
+    found = fault(row)
+    assert found is None if why is None else why in str(found)
+
+
+def test_figures_that_are_not_finite_are_saved_nowhere(recipe, tmp_path):
+    new = replace(recipe, out=str(tmp_path / "new"))
+    assert may_save(new, {"fve": -1.0, "l0": 3.0})
+    assert not may_save(new, {"fve": float("nan"), "l0": 3.0})
+
+
 class TestFoundBeforeTraining:
+    def test_a_disk_without_the_space_for_all_saes(self, recipe, model, tmp_path, small_files):
+        before = model.calls["prefix"]
+        wide = [replace(recipe, d_sae=2**16, out=str(tmp_path / name)) for name in "ab"]
+        n_bytes = 2 * model.d_model * 2**16 * 4
+        with small_files(2 * n_bytes - 1), pytest.raises(OutputError, match=f"{2 * n_bytes:,}"):
+            train_many(wide, model=model, progress=False)
+        assert model.calls["prefix"] == before
+        assert not any(tmp_path.iterdir())
+
+    def test_a_file_system_that_takes_no_files(self, recipe, model):
+        with pytest.raises(OutputError, match="cannot be written"):
+            train(replace(recipe, out="/proc/x"), model=model)
+
     def test_a_folder_that_is_taken(self, recipe, model, tmp_path):
         (tmp_path / "notes.txt").write_text("")
         before = model.calls["prefix"]

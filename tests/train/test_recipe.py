@@ -64,6 +64,11 @@ def test_an_unknown_key_suggests_the_nearest_known_one(toml, wrong, near):
         'mask = "pad"',
         "decay = 1.5",
         "lr = -1",
+        "lr = 0",
+        "tokens = 2047",
+        "batch_size = 2_000_000",
+        "warmup = 0.9",
+        "decay = 0.96",
         "context_size = 1",
         "tokens = 0",
         "model = 3",
@@ -122,6 +127,46 @@ def test_saes_of_one_run_share_the_stream_and_nothing_else(toml, lines, complain
 def test_a_folder_to_save_in_can_be_required(toml):
     with pytest.raises(ConfigError, match="'out' is missing"):
         load_recipes(toml("d_sae = 8"), needs_out=True)
+
+
+@pytest.mark.parametrize("lines", ["warmup = 0.7\ndecay = 0.3", "warmup = 40\ndecay = 1"])
+def test_a_warmup_and_a_decay_that_fit_are_taken(toml, lines):
+    assert load_recipe(toml(f"d_sae = 8\n{lines}")).decay
+
+
+@pytest.mark.parametrize(
+    ("data", "held_out"),
+    [
+        ("d.jsonl", "d.jsonl"),
+        ("d.jsonl", "./sub/../d.jsonl#text"),
+        ("d.jsonl#a", "link.jsonl#b"),
+        ("sub", "sub/e.jsonl"),
+        ("sub/e.jsonl", "sub"),
+        ("hf:org/name#train", "hf:org/name@main#train:text"),
+    ],
+)
+def test_held_out_text_that_is_trained_on_is_refused(tmp_path, monkeypatch, data, held_out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    for name in ("d.jsonl", "sub/e.jsonl"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "link.jsonl").symlink_to("d.jsonl")
+    with pytest.raises(ConfigError, match="held_out"):
+        Recipe(d_sae=8, data=data, held_out=held_out)
+
+
+@pytest.mark.parametrize(
+    ("data", "held_out"),
+    [
+        ("d.jsonl", "e.jsonl"),
+        ("sub", "sub2/e.jsonl"),
+        ("hf:org/name#train", "hf:org/name#test"),
+        ("hf:org/name/en#train", "hf:org/name/fr#train"),
+        ("hf:org/name#train", "name"),
+    ],
+)
+def test_held_out_text_of_another_place_is_taken(data, held_out):
+    assert Recipe(d_sae=8, data=data, held_out=held_out).held_out == held_out
 
 
 def test_derived_numbers():

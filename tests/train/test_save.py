@@ -13,6 +13,7 @@ from saebench.errors import OutputError
 from saebench.loading import load_sae
 from saebench.sae import SAE
 from saebench.train import Recipe, Trainer, save_checkpoint
+from saebench.train.save import check_folder
 
 ARCHITECTURES = ["topk", "batchtopk"]
 ORACLES = Path(__file__).parents[1] / "oracles"
@@ -96,8 +97,10 @@ class TestTheFolder:
     def test_an_existing_checkpoint_is_kept_unless_told_otherwise(self, make, tmp_path):
         first, second = make(), make(seed=1)
         folder = save_checkpoint(first, tmp_path / "a")
-        with pytest.raises(OutputError, match="it exists"):
+        with pytest.raises(OutputError, match="it exists") as raised:
             save_checkpoint(second, folder)
+        assert "overwrite = true in the recipe" in str(raised.value)
+        assert "--overwrite on the command line" in str(raised.value)
         assert torch.equal(load_sae(folder).W_dec, first.W_dec)
         save_checkpoint(second, folder, overwrite=True)
         assert torch.equal(load_sae(folder).W_dec, second.W_dec)
@@ -147,13 +150,35 @@ class TestTheFolder:
         assert torch.equal(load_sae(folder).W_dec, sae.W_dec)
         assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
-    def test_a_place_that_cannot_be_written_is_refused(self, make, tmp_path, monkeypatch):
+    @pytest.mark.parametrize(
+        "place", ["file/a", "x" * 400, "x" * 250, "null\0byte", "/proc/x", "/proc/x/y"]
+    )
+    def test_a_place_that_cannot_be_written_is_refused_and_left_as_it_was(self, tmp_path, place):
         (tmp_path / "file").write_text("")
         with pytest.raises(OutputError, match="cannot be written"):
-            save_checkpoint(make(), tmp_path / "file" / "a")
-        monkeypatch.setattr(os, "access", lambda *_: False)
-        with pytest.raises(OutputError, match="cannot be written"):
-            save_checkpoint(make(), tmp_path / "a")
+            check_folder(tmp_path / place)
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+    def test_a_place_without_the_space_is_refused_and_left_as_it_was(self, tmp_path, small_files):
+        with small_files(2**22), pytest.raises(OutputError, match="has the space"):
+            check_folder(tmp_path / "a", n_bytes=2**22 + 1)
+        assert not any(tmp_path.iterdir())
+        with small_files(2**22):
+            check_folder(tmp_path / "new" / "a", n_bytes=2**22)
+        assert not any(tmp_path.iterdir())
+
+    def test_a_link_leads_to_the_folder_that_is_written(self, make, tmp_path):
+        (tmp_path / "empty").mkdir()
+        for name in ("empty", "absent"):
+            (tmp_path / f"to-{name}").symlink_to(tmp_path / name)
+            assert save_checkpoint(make(), tmp_path / f"to-{name}") == tmp_path / f"to-{name}"
+            assert load_sae(tmp_path / name).cfg.d_sae == 64
+        assert (tmp_path / "to-absent").is_symlink()
+
+    def test_a_mount_point_is_refused(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path)
+        with pytest.raises(OutputError, match="mount point"):
+            check_folder(tmp_path)
 
     def test_what_the_format_cannot_express_is_refused(self, make, tmp_path):
         sae = make()
