@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from saebench.environment import environment
 from saebench.evals import ReconstructionEval, SiteEval, SparsityEval
 from saebench.evals.reconstruction import random_init
 from saebench.models import LanguageModel
@@ -117,25 +119,31 @@ def unavoidable(cost):
 
 
 def test_the_whole_pass_against_its_unavoidable_parts(model, saes):
-    """The limits are targets on a quiet machine: where other work runs, ratios of times mean little."""
+    """Reports; asserts no time, as other work on the machine would decide. The targets stand beside."""
     ids = tokens(model, SEQUENCES)
     whole_pass(model, saes[:1], ids)  # warm-up
     rounds = []
     for _ in range(ROUNDS):
         cost = parts(model, saes[0], ids)
         one, four = whole_pass(model, saes[:1], ids), whole_pass(model, saes, ids)
-        rounds.append({**cost, "floor": unavoidable(cost), "one": one, "four": four})
-    medians = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
+        rounds.append({**cost, "unavoidable": unavoidable(cost), "one SAE": one, "four SAEs": four})
+    seconds = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
     ratios = {
-        "one SAE / unavoidable": statistics.median(r["one"] / r["floor"] for r in rounds),
-        "four SAEs / one SAE": statistics.median(r["four"] / r["one"] for r in rounds),
-        "four SAEs / unavoidable of one": statistics.median(r["four"] / r["floor"] for r in rounds),
+        name: {"measured": ratio_of(rounds, *pair), "target": target}
+        for name, pair, target in (
+            ("one SAE / unavoidable", ("one SAE", "unavoidable"), ONE_SAE_TARGET),
+            ("four SAEs / one SAE", ("four SAEs", "one SAE"), FOUR_SAES_TARGET),
+            ("four SAEs / unavoidable of one", ("four SAEs", "unavoidable"), None),
+        )
     }
-    report("pass", {"seconds": medians, "ratios": ratios, "rounds": ROUNDS})
-    assert all(value > 0 for value in ratios.values())
-    if not SMALL:
-        assert ratios["one SAE / unavoidable"] <= ONE_SAE_TARGET
-        assert ratios["four SAEs / one SAE"] <= FOUR_SAES_TARGET
+    report("pass", {"median seconds": seconds, "ratios": ratios, "rounds": ROUNDS})
+    assert all(value > 0 for value in seconds.values())
+
+
+def ratio_of(rounds, part, whole):
+    """The median over rounds of a ratio within the round, with the smallest and the largest."""
+    found = sorted(r[part] / r[whole] for r in rounds)
+    return {"median": statistics.median(found), "min": found[0], "max": found[-1]}
 
 
 def peak_mib():
@@ -168,6 +176,7 @@ def test_peak_memory_does_not_grow_with_the_tokens_read():
 
 
 def report(name, found):
+    found |= {"cores": os.cpu_count(), "machine": platform.machine(), **environment()}
     print(f"\n{name}: {json.dumps(found, indent=2)}")
     if folder := os.environ.get("SAEBENCH_BENCH_OUT"):
         Path(folder).mkdir(parents=True, exist_ok=True)
