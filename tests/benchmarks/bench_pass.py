@@ -43,7 +43,7 @@ SEQUENCES, CONTEXT, D_SAE, K, N_SAES = 32, 128, 512 if SMALL else 24_576, 32, 4
 
 ONE_SAE_TARGET = 1.15  # the pass for one SAE, over its unavoidable parts
 FOUR_SAES_TARGET = 2.2  # the pass for four SAEs, over the pass for one
-MEMORY_TARGET = 1.05  # the peak after three batches, over the peak after one
+MEMORY_TARGET = 1.05  # the peak after six batches, over the peak after three
 
 
 def make_model():
@@ -170,9 +170,12 @@ def peak_of_a_pass(n_sequences):
 
 
 def test_peak_memory_does_not_grow_with_the_tokens_read():
-    peaks = [peak_of_a_pass(times * SEQUENCES) for times in (1, 3)]
-    report("memory", {"peak MiB after 32, 96 sequences": [round(p) for p in peaks]})
-    assert peaks[1] < MEMORY_TARGET * peaks[0]
+    """Twice the tokens, the same peak; the first batches are not compared, while memory is being mapped."""
+    batches = (1, 3, 6)
+    peaks = [peak_of_a_pass(times * SEQUENCES) for times in batches]
+    found = {str(n * SEQUENCES): round(peak) for n, peak in zip(batches, peaks, strict=True)}
+    report("memory", {"peak MiB by sequences read": found})
+    assert peaks[2] < MEMORY_TARGET * peaks[1]
 
 
 def report(name, found):
