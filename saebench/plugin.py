@@ -6,9 +6,9 @@ its options, its marker or its fixtures is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from saebench.sae import SAE
     from saebench.session import Entry, Measured, Session, Written
 
+T = TypeVar("T")
 MARKER = "saebench(suite): an item of a saebench suite, parametrised over checkpoints and gates"
 PROPERTY = "saebench"
 CHECKPOINT_FIXTURES = ("measured", "sae", "sae_reference")
@@ -182,6 +183,15 @@ def _params(item: pytest.Item) -> dict[str, Any]:
     }
 
 
+def _or_fail(make: Callable[[str], T], name: str) -> T:
+    """What ``make`` gives for a checkpoint; our own errors fail the test with their message alone."""
+    try:
+        return make(name)
+    except SaebenchError as error:
+        problem = str(error)
+    pytest.fail(problem, pytrace=False)  # outside of the handler, so that nothing is chained
+
+
 @pytest.fixture(scope="session")
 def sae_reference(request: pytest.FixtureRequest) -> Entry:
     """The checkpoint's reference and name."""
@@ -191,21 +201,13 @@ def sae_reference(request: pytest.FixtureRequest) -> Entry:
 @pytest.fixture(scope="session")
 def sae(request: pytest.FixtureRequest) -> SAE:
     """The loaded checkpoint; a test that takes it runs once per configured checkpoint."""
-    try:
-        return session_of(request.config).sae(request.param)
-    except SaebenchError as error:
-        problem = str(error)
-    pytest.fail(problem, pytrace=False)
+    return _or_fail(session_of(request.config).sae, request.param)
 
 
 @pytest.fixture(scope="session")
 def measured(request: pytest.FixtureRequest) -> Measured:
     """What was measured on the checkpoint: ``assert measured["fve"] >= 0.8``."""
-    try:
-        return session_of(request.config).measured(request.param)
-    except SaebenchError as error:
-        problem = str(error)
-    pytest.fail(problem, pytrace=False)
+    return _or_fail(session_of(request.config).measured, request.param)
 
 
 @pytest.fixture(scope="session")

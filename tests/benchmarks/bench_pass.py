@@ -170,7 +170,12 @@ def peak_of_a_pass(n_sequences):
 
 
 def test_peak_memory_does_not_grow_with_the_tokens_read():
-    """Twice the tokens, the same peak; the first batches are not compared, while memory is being mapped."""
+    """Twice the tokens, the same peak: six batches against three.
+
+    One batch against three is reported and not asserted. It is no growth with tokens (six take no more than
+    three), but the peak after one batch came out up to 11 % lower, in four runs: 1514 and 1465 MiB, 1503 and
+    1601, 1502 and 1661, 1539 and 1627. Where that difference comes from was not found out.
+    """
     batches = (1, 3, 6)
     peaks = [peak_of_a_pass(times * SEQUENCES) for times in batches]
     found = {str(n * SEQUENCES): round(peak) for n, peak in zip(batches, peaks, strict=True)}
