@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +61,38 @@ class SparseCodes:
     def select_tokens(self, keep: Tensor) -> SparseCodes:
         """The codes of the tokens where ``keep[n]`` (bool) holds, in the same order."""
         entries = keep[self.rows()]
-        counts = self.counts()[keep]
-        offsets = torch.zeros(counts.shape[0] + 1, dtype=torch.int32, device=counts.device)
-        offsets[1:] = counts.cumsum(0)
+        offsets = _offsets(self.counts()[keep])
         return SparseCodes(self.values[entries], self.indices[entries], offsets, self.d_sae)
+
+    def between(self, start: int, stop: int) -> SparseCodes:
+        """The codes of the latents ``start`` to ``stop`` (exclusive), numbered from zero."""
+        inside = (self.indices >= start) & (self.indices < stop)
+        counts = torch.bincount(self.rows()[inside], minlength=self.n_tokens)
+        return SparseCodes(
+            self.values[inside], self.indices[inside] - start, _offsets(counts), stop - start
+        )
+
+
+def side_by_side(parts: Sequence[SparseCodes]) -> SparseCodes:
+    """The codes of several dictionaries on the same tokens, numbered one dictionary after another."""
+    counts = torch.stack([part.counts() for part in parts])
+    offsets = _offsets(counts.sum(0))
+    values = parts[0].values.new_empty(int(offsets[-1]))
+    indices = parts[0].indices.new_empty(int(offsets[-1]))
+    before = offsets[:-1].long() + (counts.cumsum(0) - counts)
+    start = 0
+    for place, part in zip(before, parts, strict=True):
+        rows = part.rows()
+        within = torch.arange(rows.shape[0], device=rows.device) - part.offsets[:-1].long()[rows]
+        at = place[rows] + within
+        values[at] = part.values
+        indices[at] = part.indices + start
+        start += part.d_sae
+    return SparseCodes(values, indices, offsets, start)
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    """``[n + 1]`` int32: where the entries of each token begin, and where the last ones end."""
+    offsets = torch.zeros(counts.shape[0] + 1, dtype=torch.int32, device=counts.device)
+    offsets[1:] = counts.cumsum(0)
+    return offsets

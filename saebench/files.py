@@ -38,12 +38,15 @@ MAX_FILES = 50_000  # a folder with more is a file system, not a collection of c
 class CheckpointFiles:
     """The config and weight files of one folder, ``names`` relative to ``root``.
 
-    ``allow_pickle`` admits ``.pt`` files, still with ``weights_only=True``.
+    ``allow_pickle`` admits ``.pt`` files, still with ``weights_only=True``. ``hint`` is the path that
+    the checkpoint goes by (``org/repo/layer_12/width_16k``): never evidence of a format, but some
+    formats keep layer and width nowhere else.
     """
 
     root: Path
     names: tuple[str, ...]
     allow_pickle: bool = False
+    hint: str = ""
 
     def path(self, name: str) -> Path:
         """The path of one of the names.

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from saebench.adapters import Claim, claim
+from saebench.adapters import Choices, Claim, claim
 from saebench.errors import BadReferenceError, CheckpointError
 from saebench.files import CheckpointFiles, group_checkpoints
 from saebench.inspection import Inspection
 from saebench.reference import GRAMMAR, Reference, Resolved, fetch, parse_reference, resolve
-from saebench.sae import SAE, Fact, SAEConfig
-from saebench.weights import is_pickle, is_weights, refuse_pickle
+from saebench.sae import Dictionary, Fact, SAEConfig
+from saebench.weights import TensorInfo, is_pickle, is_weights, refuse_pickle
 
 SHOWN = 12  # checkpoints listed in an error
+HINT_PARTS = 4  # folders of a local path that may say something about the checkpoint
 
 
 @dataclass(frozen=True)
@@ -31,25 +32,39 @@ class Checkpoint:
     claim: Claim
     commit: str | None
     digests: Mapping[str, str]
-    sae: SAE
+    sae: Dictionary
     name: str
 
 
 def load_sae(
-    ref: str | Path | Reference, *, site: str | None = None, allow_pickle: bool = False
-) -> SAE:
+    ref: str | Path | Reference,
+    *,
+    site: str | None = None,
+    allow_pickle: bool = False,
+    settings: Mapping[str, str] | None = None,
+    tensors: Mapping[str, str] | None = None,
+) -> Dictionary:
     """The SAE at a reference (``hf:org/repo@revision:path``, or a local folder or weight file).
 
     ``site`` names the hook point where the files do not, or overrules them. ``allow_pickle``
-    admits ``.pt`` files, read with ``weights_only=True``. Raises :class:`BadReferenceError` when
-    nothing, or more than one checkpoint, is there and :class:`CheckpointError` when the files are
-    not a usable checkpoint.
+    admits ``.pt`` files, read with ``weights_only=True``. ``settings`` say what the files leave open
+    (``{"k": "10"}``), ``tensors`` which tensor has which role (``{"encoder": "W_enc"}``). Raises
+    :class:`BadReferenceError` when nothing, or more than one checkpoint, is there,
+    :class:`CheckpointError` when the files are not a usable checkpoint, and :class:`ConfigError` for
+    a setting that the format does not take.
     """
-    return open_checkpoint(ref, site=site, allow_pickle=allow_pickle).sae
+    return open_checkpoint(
+        ref, site=site, allow_pickle=allow_pickle, settings=settings, tensors=tensors
+    ).sae
 
 
 def open_checkpoint(
-    ref: str | Path | Reference, *, site: str | None = None, allow_pickle: bool = False
+    ref: str | Path | Reference,
+    *,
+    site: str | None = None,
+    allow_pickle: bool = False,
+    settings: Mapping[str, str] | None = None,
+    tensors: Mapping[str, str] | None = None,
 ) -> Checkpoint:
     """The checkpoint at a reference: :func:`load_sae` with files, digests, commit and name."""
     resolved = resolve(as_reference(ref))
@@ -59,9 +74,13 @@ def open_checkpoint(
         raise refuse_pickle(weights[0])  # before gigabytes are downloaded for nothing
     wanted = [name for name in names if allow_pickle or not is_pickle(name)]
     root = fetch(resolved, [f"{folder}/{name}" if folder else name for name in wanted])
-    files = CheckpointFiles(root / folder, tuple(names), allow_pickle)
+    files = CheckpointFiles(
+        root / folder, tuple(names), allow_pickle, _hint(resolved.reference, folder)
+    )
     adapter, found = claim(files)
-    sae = adapter.read(files, found)
+    choices = Choices(settings, tensors)
+    sae = adapter.read(files, found, choices)
+    choices.check_used(found.format)
     if site is not None:
         sae.cfg = _with_site(sae.cfg, site)
     return Checkpoint(
@@ -80,7 +99,7 @@ def inspect(
 ) -> Inspection:
     """What the checkpoint at a reference is; raises what :func:`load_sae` raises."""
     checkpoint = open_checkpoint(ref, site=site, allow_pickle=allow_pickle)
-    cfg, norms = checkpoint.sae.cfg, checkpoint.sae.W_dec.norm(dim=-1)
+    cfg, norms = checkpoint.sae.cfg, checkpoint.sae.decoder_norms()
     return Inspection(
         reference=str(checkpoint.reference),
         name=checkpoint.name,
@@ -89,7 +108,7 @@ def inspect(
         evidence=checkpoint.claim.evidence,
         facts=cfg.facts,
         notes=cfg.notes,
-        tensors=checkpoint.files.header(checkpoint.claim.weights),
+        tensors=_headers(checkpoint),
         norms=(float(norms.min()), float(norms.mean()), float(norms.max())),
         digests=checkpoint.digests,
         provenance=cfg.provenance,
@@ -223,6 +242,22 @@ def _nothing(reference: Reference, names: Sequence[str]) -> CheckpointError:
         f"only {', '.join(names[:SHOWN])}" if names else "no weight file",
         "A checkpoint is a folder with a config and a .safetensors (or .pt) file.",
     )
+
+
+def _headers(checkpoint: Checkpoint) -> dict[str, TensorInfo]:
+    """The tensors of all weight files; of several, named by file as well."""
+    weights, files = checkpoint.claim.weights, checkpoint.files
+    if len(weights) == 1:
+        return files.header(weights[0])
+    return {f"{name}: {key}": item for name in weights for key, item in files.header(name).items()}
+
+
+def _hint(reference: Reference, folder: str) -> str:
+    """The path that a checkpoint goes by, of a local one without what lies far above it."""
+    if reference.kind == "hub":
+        return "/".join(part for part in (str(reference.repo), reference.path, folder) if part)
+    path = (Path(reference.path).expanduser() / folder).resolve()
+    return "/".join(path.parts[-HINT_PARTS:])
 
 
 def _with_site(cfg: SAEConfig, site: str) -> SAEConfig:

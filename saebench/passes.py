@@ -20,7 +20,7 @@ from saebench.errors import DataError, ModelError
 from saebench.metrics.prediction import Losses
 from saebench.models import LanguageModel, Prefix
 from saebench.predictions import Continuation, Scored, continue_from, score, spliced
-from saebench.sae import SAE
+from saebench.sae import Dictionary
 from saebench.sites import Site
 from saebench.tokens import Batch
 
@@ -32,7 +32,7 @@ class Subject:
     """A checkpoint at the site it reads and the site it writes (the same one, but for transcoders)."""
 
     name: str
-    sae: SAE
+    sae: Dictionary
     site: Site
     site_out: Site
 

@@ -14,7 +14,7 @@ from saebench.gates import Gate, Verdict, judge
 from saebench.record import Measurement, Record
 
 if TYPE_CHECKING:
-    from saebench.sae import SAE
+    from saebench.sae import Dictionary
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Session:
             self._failure = error
             raise
 
-    def sae(self, name: str) -> SAE:
+    def sae(self, name: str) -> Dictionary:
         """The checkpoint, loaded once."""
         if name not in self._loaded:
             from saebench.loading import load_sae

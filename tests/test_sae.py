@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import saebench.sae
+import saebench.sae.model
 from saebench.activations import Activation, Gated, JumpReLU, ReLU, TopK
 from saebench.codes import SparseCodes
 from saebench.errors import CheckpointError
@@ -178,8 +178,8 @@ class TestChunks:
         sae, x = make(activation), normal(tokens, D_IN)
         whole = sae.codes(x)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(saebench.sae, "CHUNK_BYTES", 0)
-            patch.setattr(saebench.sae, "MIN_CHUNK_ROWS", rows)
+            patch.setattr(saebench.sae.model, "CHUNK_BYTES", 0)
+            patch.setattr(saebench.sae.model, "MIN_CHUNK_ROWS", rows)
             chunked = sae.codes(x)
         assert torch.equal(chunked.offsets, whole.offsets)
         assert torch.equal(chunked.indices, whole.indices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from saebench.adapters import dictionary_learning, saelens
+from saebench.adapters.choices import Choices
 from saebench.adapters.claims import Adapter, Claim
 from saebench.errors import CheckpointError, UnknownFormatError
 from saebench.files import CheckpointFiles
@@ -12,7 +13,7 @@ ADAPTERS: tuple[Adapter, ...] = (dictionary_learning, saelens)
 
 SHOWN = 6  # files, config keys of each and tensors of each listed in an error
 
-__all__ = ["ADAPTERS", "Adapter", "Claim", "claim"]
+__all__ = ["ADAPTERS", "Adapter", "Choices", "Claim", "claim"]
 
 
 def claim(files: CheckpointFiles) -> tuple[Adapter, Claim]:

@@ -5,23 +5,38 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from saebench.adapters.choices import Choices
 from saebench.files import CheckpointFiles
-from saebench.sae import SAE
+from saebench.sae import Dictionary
 
 
 @dataclass(frozen=True)
 class Claim:
-    """An adapter's claim on some files: which format, which files, and on what evidence."""
+    """An adapter's claim on some files: which format, on what evidence, which files.
+
+    ``weights`` are the weight files that make up the checkpoint (several where each layer has its
+    own), ``configs`` the files read beside them.
+    """
 
     format: str
-    config: str
-    weights: str
     evidence: tuple[str, ...]
+    weights: tuple[str, ...]
+    configs: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> str:
+        """The config of a format that has exactly one."""
+        return self.configs[0]
+
+    @property
+    def weight(self) -> str:
+        """The weight file of a format that has exactly one."""
+        return self.weights[0]
 
     @property
     def files(self) -> tuple[str, ...]:
         """The files that make up the checkpoint."""
-        return (self.config, self.weights)
+        return (*self.configs, *self.weights)
 
 
 class Adapter(Protocol):
@@ -32,5 +47,9 @@ class Adapter(Protocol):
     def sniff(self, files: CheckpointFiles) -> Claim | None:
         """A claim when configs and tensor headers are of this format, else None."""
 
-    def read(self, files: CheckpointFiles, claim: Claim) -> SAE:
-        """The SAE in claimed files; raises ``CheckpointError`` where they contradict themselves."""
+    def read(self, files: CheckpointFiles, claim: Claim, choices: Choices) -> Dictionary:
+        """The model in claimed files; raises ``CheckpointError`` where they contradict themselves.
+
+        ``choices`` are what the user says about the checkpoint; what neither files nor user settle
+        is marked as assumed, or asked for.
+        """

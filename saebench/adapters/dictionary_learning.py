@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from saebench.adapters.choices import Choices
 from saebench.adapters.claims import Claim
 from saebench.adapters.dictionary_classes import KINDS, Kind
 from saebench.adapters.fields import Fields, config_from
@@ -32,18 +33,18 @@ def sniff(files: CheckpointFiles) -> Claim | None:
     if not isinstance(dict_class, str) or weights is None:
         return None
     evidence = (f"{CONFIG_FILE}: trainer.dict_class {dict_class!r}", f"weights {weights}")
-    return Claim(FORMAT, CONFIG_FILE, weights, evidence)
+    return Claim(FORMAT, evidence, (weights,), (CONFIG_FILE,))
 
 
-def read(files: CheckpointFiles, claim: Claim) -> SAE:
+def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     """The SAE; raises :class:`CheckpointError` where config and tensors contradict each other."""
     fields = Fields(claim.config, files.json(claim.config))
     fields.check_table("buffer")
     name = fields.one_of(tuple(KINDS), "trainer.dict_class")
     assert name is not None  # sniff saw it
     kind = KINDS[name.value]
-    content = files.state_dict(claim.weights)
-    tensors = Tensors(claim.weights, content)
+    content = files.state_dict(claim.weight)
+    tensors = Tensors(claim.weight, content)
     d_in, d_sae = _sizes(fields, tensors, kind)
     k = _k(fields, tensors, d_sae.value) if kind.needs_k else None
     parts = kind.read(tensors, d_in.value, d_sae.value, None if k is None else k.value)
@@ -57,7 +58,7 @@ def read(files: CheckpointFiles, claim: Claim) -> SAE:
         "k": k,
         "site": site,
         "model": fields.text("trainer.lm_name"),
-        "dtype": Fact(tensors.dtype(kind.encoder), f"{claim.weights}: {kind.encoder}"),
+        "dtype": Fact(tensors.dtype(kind.encoder), f"{claim.weight}: {kind.encoder}"),
         "normalization": Fact("none", "folded into the biases when a run is saved", "assumed"),
         "subtract_b_dec": Fact(parts.subtract_b_dec, f"definition of {name.value}", "assumed"),
     }

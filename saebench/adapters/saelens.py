@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from saebench.adapters.choices import Choices
 from saebench.adapters.claims import Claim
 from saebench.adapters.fields import Fields, config_from
 from saebench.adapters.saelens_architecture import BATCH, TRANSCODERS, read_architecture
@@ -56,13 +57,13 @@ def sniff(files: CheckpointFiles) -> Claim | None:
             f"one weight file in {files.root}", ", ".join(fitting), "Reference one of the files."
         )
     evidence = (f"{CONFIG_FILE}: d_in, d_sae", f"{weights}: W_enc, W_dec, b_dec")
-    return Claim(FORMAT, CONFIG_FILE, weights, evidence)
+    return Claim(FORMAT, evidence, (weights,), (CONFIG_FILE,))
 
 
-def read(files: CheckpointFiles, claim: Claim) -> SAE:
+def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     """The SAE; raises :class:`CheckpointError` where config and tensors contradict each other."""
     fields = Fields(claim.config, files.json(claim.config))
-    tensors = Tensors(claim.weights, files.state_dict(claim.weights))
+    tensors = Tensors(claim.weight, files.state_dict(claim.weight))
     _check_kinds(fields)
     architecture = read_architecture(fields, tensors)
     transcoder = architecture.value in TRANSCODERS
@@ -84,7 +85,7 @@ def read(files: CheckpointFiles, claim: Claim) -> SAE:
         "site": fields.text(f"{METADATA}.{SITE_KEY}", SITE_KEY, "hook_point"),
         "site_out": fields.text(f"{METADATA}.{SITE_OUT_KEY}", SITE_OUT_KEY) if transcoder else None,
         "model": fields.text(f"{METADATA}.{MODEL_KEY}", MODEL_KEY),
-        "dtype": Fact(tensors.dtype("W_dec"), f"{claim.weights}: W_dec"),
+        "dtype": Fact(tensors.dtype("W_dec"), f"{claim.weight}: W_dec"),
         "normalization": normalization,
         "undo_normalization": undo,
         "subtract_b_dec": subtract,

@@ -45,6 +45,24 @@ class Tensors:
             )
         return self.numbers(key, **sizes)
 
+    def encoder(self, key: str, *, d_in: int, d_sae: int, linear: bool = False) -> Tensor:
+        """An encoder as ``[d_in, d_sae]``; ``linear`` says that the file has ``[d_sae, d_in]``.
+
+        Raises what :meth:`take` raises.
+        """
+        if not linear:
+            return self.take(key, d_in=d_in, d_sae=d_sae)
+        return self.take(key, d_sae=d_sae, d_in=d_in).T  # a view: the product does not mind
+
+    def decoder(self, key: str, *, d_sae: int, d_out: int, linear: bool = False) -> Tensor:
+        """A decoder as ``[d_sae, d_out]``, its rows contiguous; ``linear``: the file has ``[d_out, d_sae]``.
+
+        Raises what :meth:`take` raises.
+        """
+        if not linear:
+            return self.take(key, d_sae=d_sae, d_out=d_out)
+        return self.take(key, d_out=d_out, d_sae=d_sae).T.contiguous()
+
     def numbers(self, key: str, **sizes: int) -> Tensor:
         """:meth:`take` for values that may be stored as integers, as sizes of groups are."""
         tensor = self._get(key)

@@ -1,93 +1,48 @@
-"""The canonical SAE: one evaluation-time model behind every checkpoint format.
+"""One encoder and one decoder: the canonical SAE, transcoder and crosscoder.
 
 ``f = act((n(x) − b_in) W_enc + b_enc)`` and ``x̂ = n⁻¹(f W_dec + b_dec) [+ x W_skip ᵀ]``, where ``n``
 is the input normalisation. An SAE reads and writes one site; a transcoder reads one site and writes
-another through the same surface. Weights are held in float32 whatever the file stored, because a
-16-bit product alone can move the explained variance by a tenth.
+another through the same surface; a crosscoder reads and writes several activations side by side, so
+that its matrices are those of an SAE of the summed width. Weights are held in float32 whatever the
+file stored, because a 16-bit product alone can move the explained variance by a tenth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from saebench.activations import Activation
 from saebench.codes import SparseCodes
 from saebench.errors import CheckpointError
-
-How = Literal["file", "user", "assumed"]
-Normalization = Literal["none", "layer_norm", "constant_norm_rescale"]
+from saebench.sae.config import SAEConfig
+from saebench.sae.dictionary import Dictionary
+from saebench.sae.normalization import Normalization, by_name
 
 CHUNK_BYTES = (
     32 * 2**20
 )  # pre-activations of a row chunk: above this, fresh pages cost more than they save
 MIN_CHUNK_ROWS = 256  # below this the encoder product itself slows down
-LAYER_NORM_EPS = 1e-5
 
 
-@dataclass(frozen=True)
-class Fact:
-    """One thing known about a checkpoint, and what it was read from.
-
-    ``how`` is ``file`` (a config key or a tensor), ``user`` (an option) or ``assumed`` (neither:
-    the format's documented default).
-    """
-
-    value: Any
-    source: str
-    how: How = "file"
-
-
-@dataclass(frozen=True)
-class SAEConfig:
-    """What a checkpoint is. ``facts`` says for each field where the value was read.
-
-    ``d_in``, ``d_out`` are widths of the sites read and written, ``d_sae`` the number of latents,
-    ``k`` the number of active latents per token asked for in training (None where there is none),
-    ``dtype`` the precision the file stores, ``site``/``site_out`` hook points as the file names them,
-    ``undo_normalization`` whether decoding undoes the normalisation of the input (a transcoder's
-    output is at another site, so its decoder does not).
-    """
-
-    architecture: str
-    d_in: int
-    d_sae: int
-    d_out: int
-    k: int | None = None
-    site: str | None = None
-    site_out: str | None = None
-    model: str | None = None
-    dtype: str = "float32"
-    normalization: Normalization = "none"
-    undo_normalization: bool = True
-    format: str = ""
-    facts: Mapping[str, Fact] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_transcoder(self) -> bool:
-        """Whether the site written differs from the site read."""
-        return self.site_out is not None and self.site_out != self.site
-
-
-class SAE(nn.Module):
+class SAE(Dictionary):
     """A sparse autoencoder or transcoder ready to encode and decode.
 
     Parameters
     ----------
     cfg : what the checkpoint is.
     activation : selects which latents fire.
-    W_enc : ``[d_in, d_sae]``; W_dec : ``[d_sae, d_out]``; b_dec : ``[d_out]``.
+    W_enc : ``[width_in, d_sae]``; W_dec : ``[d_sae, width_out]``; b_dec : ``[width_out]`` (widths of
+        one activation for an SAE, of the sources and targets side by side for a crosscoder).
     b_enc : ``[d_sae]``, or None (gated encoders have their biases in the activation).
-    b_in : ``[d_in]`` subtracted from the (normalised) input before the encoder, or None.
+    b_in : ``[width_in]`` subtracted from the (normalised) input before the encoder, or None.
     latent_scale : ``[d_sae]`` multiplied into pre-activations and divided out before decoding, or None.
-    W_skip : ``[d_out, d_in]`` of a skip transcoder, or None.
+    W_skip : ``[width_out, width_in]`` of a skip transcoder, or None.
+    normalization : of the input; by default the one that ``cfg.normalization`` names.
 
     Raises
     ------
@@ -114,23 +69,26 @@ class SAE(nn.Module):
         b_in: Tensor | None = None,
         latent_scale: Tensor | None = None,
         W_skip: Tensor | None = None,
+        normalization: Normalization | None = None,
     ) -> None:
         super().__init__()
         self.cfg = cfg
         self.activation = activation
+        self.normalization = by_name(cfg.normalization) if normalization is None else normalization
         expected = {
-            "W_enc": (W_enc, (cfg.d_in, cfg.d_sae)),
-            "W_dec": (W_dec, (cfg.d_sae, cfg.d_out)),
-            "b_dec": (b_dec, (cfg.d_out,)),
+            "W_enc": (W_enc, (cfg.width_in, cfg.d_sae)),
+            "W_dec": (W_dec, (cfg.d_sae, cfg.width_out)),
+            "b_dec": (b_dec, (cfg.width_out,)),
             "b_enc": (b_enc, (cfg.d_sae,)),
-            "b_in": (b_in, (cfg.d_in,)),
+            "b_in": (b_in, (cfg.width_in,)),
             "latent_scale": (latent_scale, (cfg.d_sae,)),
-            "W_skip": (W_skip, (cfg.d_out, cfg.d_in)),
+            "W_skip": (W_skip, (cfg.width_out, cfg.width_in)),
         }
         for name, (tensor, shape) in expected.items():
             if tensor is not None and tuple(tensor.shape) != shape:
                 raise CheckpointError(
-                    f"{name} of shape {list(shape)} (d_in {cfg.d_in}, d_sae {cfg.d_sae}, d_out {cfg.d_out})",
+                    f"{name} of shape {list(shape)} (width_in {cfg.width_in}, d_sae {cfg.d_sae}, "
+                    f"width_out {cfg.width_out})",
                     f"shape {list(tensor.shape)}",
                     "Check that the config belongs to these weights and that neither is transposed.",
                 )
@@ -146,17 +104,40 @@ class SAE(nn.Module):
         """The dtype the products are computed in."""
         return self.W_enc.dtype
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Codes ``f[..., d_sae]`` of activations ``x[..., d_in]``.
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """What has to be estimated on data: ``input_scale``, ``threshold``, both or nothing."""
+        parts = {"input_scale": self.normalization.pending, "threshold": self.activation.pending}
+        return tuple(name for name, missing in parts.items() if missing)
 
-        Raises :class:`CheckpointError` when the last dimension is not ``d_in``.
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> dict[str, Any]:
+        """Estimate what is pending on flat ``x[n, width_in]``; returns the values by name.
+
+        Input scales are ``√d`` over the mean norm of each source. A BatchTopK threshold is the
+        largest at which ``k`` latents per token pass on average over these tokens.
         """
-        inputs, _ = self._normalize(self._checked(x).reshape(-1, self.cfg.d_in))
+        pending = self.pending
+        if self.normalization.pending:
+            self.normalization.estimate(self._check_width(x))
+        if self.activation.pending:
+            inputs = self.normalization(self._check_width(x))
+            self.activation.estimate(self._pre_chunks(inputs), x.shape[0])
+        return {name: self._estimated(name) for name in pending}
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes ``f[..., d_sae]`` of activations ``x[..., d_in]`` (``[..., n_sources, d_in]``).
+
+        Raises :class:`CheckpointError` when the shape is another, or when something has to be
+        estimated first (see :meth:`calibrate`).
+        """
+        flat, lead = self._flatten(x)
+        inputs = self._ready().normalization(flat)
         pre = self._pre(inputs, inputs.new_empty(inputs.shape[0], self.cfg.d_sae))
-        return self.activation.dense(pre).reshape(*x.shape[:-1], self.cfg.d_sae)
+        return self.activation.dense(pre).reshape(*lead, self.cfg.d_sae)
 
     def decode(self, f: Tensor, x: Tensor | None = None) -> Tensor:
-        """Reconstruction ``x̂[..., d_out]`` of codes ``f[..., d_sae]``.
+        """Reconstruction ``x̂[..., d_out]`` (``[..., n_targets, d_out]``) of codes ``f[..., d_sae]``.
 
         ``x`` is the input the codes came from: needed where each token was normalised before
         encoding (the statistics are undone here) and ignored elsewhere. The skip path of a
@@ -164,11 +145,15 @@ class SAE(nn.Module):
         Raises :class:`CheckpointError` when ``x`` is needed and missing.
         """
         scaled = f if self.latent_scale is None else f / self.latent_scale
-        return self._denormalize(scaled @ self.W_dec + self.b_dec, x)
+        flat = (scaled @ self.W_dec + self.b_dec).reshape(-1, self.cfg.width_out)
+        inputs = None if x is None else self._flatten(x)[0]
+        return self._unflatten(self._denormalize(flat, inputs), tuple(f.shape[:-1]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstruction (SAE) or prediction (transcoder) ``[..., d_out]`` of ``x[..., d_in]``."""
-        return self._with_skip(self.decode(self.encode(x), x), x)
+        """Reconstruction or prediction of ``x``, in the shapes of :meth:`encode` and :meth:`decode`."""
+        flat, lead = self._flatten(x)
+        rebuilt = self.decode(self.encode(x), x).reshape(-1, self.cfg.width_out)
+        return self._unflatten(self._with_skip(rebuilt, flat), lead)
 
     def encode_sparse(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(values[..., k], indices[..., k])`` of the active latents of ``x[..., d_in]``.
@@ -176,8 +161,9 @@ class SAE(nn.Module):
         ``k`` is the activation's own where it is fixed, else the largest number active on any token;
         unused places hold value 0 at index 0.
         """
-        values, indices = self.codes(x.reshape(-1, x.shape[-1])).padded(self.activation.k)
-        shape = (*x.shape[:-1], values.shape[-1])
+        flat, lead = self._flatten(x)
+        values, indices = self.codes(flat).padded(self.activation.k)
+        shape = (*lead, values.shape[-1])
         return values.reshape(shape), indices.reshape(shape)
 
     def decode_sparse(self, values: Tensor, indices: Tensor, x: Tensor | None = None) -> Tensor:
@@ -185,12 +171,12 @@ class SAE(nn.Module):
         n, k = values.reshape(-1, values.shape[-1]).shape
         offsets = torch.arange(0, n * k + 1, k, dtype=torch.int32, device=values.device)
         flat = SparseCodes(values.reshape(-1), indices.reshape(-1).int(), offsets, self.cfg.d_sae)
-        like = None if x is None else x.reshape(-1, x.shape[-1])
-        return self.decode_codes(flat, like).reshape(*values.shape[:-1], self.cfg.d_out)
+        like = None if x is None else self._flatten(x)[0]
+        return self._unflatten(self.decode_codes(flat, like), tuple(values.shape[:-1]))
 
     def codes(self, x: Tensor) -> SparseCodes:
-        """The non-zero codes of ``x[n, d_in]``, encoded in row chunks: ``[n, d_sae]`` is never held."""
-        inputs, _ = self._normalize(self._checked(x))
+        """The non-zero codes of ``x[n, width_in]``, in row chunks: ``[n, d_sae]`` is never held."""
+        inputs = self._ready().normalization(self._check_width(x))
         parts = [self.activation.select(pre) for pre in self._pre_chunks(inputs)]
         counts = torch.cat([part.counts for part in parts])
         offsets = torch.zeros(counts.shape[0] + 1, dtype=torch.int32, device=counts.device)
@@ -201,7 +187,7 @@ class SAE(nn.Module):
         )
 
     def decode_codes(self, codes: SparseCodes, x: Tensor | None = None) -> Tensor:
-        """Reconstruction ``x̂[n, d_out]``: a gather-and-sum over the active decoder rows only."""
+        """Reconstruction ``x̂[n, width_out]``: a gather-and-sum over the active decoder rows only."""
         values = codes.values
         if self.latent_scale is not None:
             values = values / self.latent_scale[codes.indices.long()]
@@ -216,43 +202,45 @@ class SAE(nn.Module):
         return self._denormalize(total.add_(self.b_dec), x)
 
     def reconstruct(self, x: Tensor) -> tuple[SparseCodes, Tensor]:
-        """``(codes, x̂)`` of ``x[n, d_in]`` with one encoder product: :meth:`forward`, sparsely."""
+        """``(codes, x̂)`` of ``x[n, width_in]`` with one encoder product: :meth:`forward`, sparsely."""
         codes = self.codes(x)
         return codes, self._with_skip(self.decode_codes(codes, x), x)
 
-    def _checked(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != self.cfg.d_in:
-            raise CheckpointError(
-                f"activations of width d_in = {self.cfg.d_in}",
-                f"width {x.shape[-1]} (shape {list(x.shape)})",
-                "Check the hook point and the model this SAE was trained on.",
-            )
-        return x.to(self.dtype)
+    def decoder_norms(self) -> Tensor:
+        """Norm of each latent's direction in each target, ``[d_sae, n_targets]``."""
+        rows = self.W_dec
+        if self.cfg.undo_normalization:
+            rows = self.normalization.directions(rows)
+        if self.latent_scale is not None:
+            rows = rows / self.latent_scale[:, None]
+        return rows.reshape(self.cfg.d_sae, self.cfg.n_targets, -1).norm(dim=-1)
 
-    def _normalize(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """The normalised input and the ``(scale, shift)`` per token that undo it."""
-        if self.cfg.normalization == "layer_norm":
-            shift = x.mean(-1, keepdim=True)
-            scale = x.std(-1, keepdim=True)
-            return (x - shift) / (scale + LAYER_NORM_EPS), (scale, shift)
-        if self.cfg.normalization == "constant_norm_rescale":
-            norm = x.norm(dim=-1, keepdim=True)
-            scale = torch.where(norm > 0, norm, 1) / self.cfg.d_in**0.5  # zero stays zero
-            return x / scale, (scale, torch.zeros_like(scale))
-        return x, None
+    def _ready(self) -> SAE:
+        """Itself; raises :class:`CheckpointError` while something has to be estimated on data."""
+        if self.pending:
+            raise CheckpointError(
+                f"codes of a checkpoint whose files hold the {' and the '.join(self.pending)}",
+                "they do not, and nothing was estimated yet",
+                "Call calibrate(x) with some thousand activations, or give the value as a setting.",
+            )
+        return self
+
+    def _estimated(self, name: str) -> Any:
+        """The value of something that was pending, as plain numbers."""
+        value = self.normalization.scale if name == "input_scale" else self.activation.threshold
+        assert isinstance(value, Tensor)
+        return value.tolist()
 
     def _denormalize(self, reconstruction: Tensor, x: Tensor | None) -> Tensor:
-        if self.cfg.normalization == "none" or not self.cfg.undo_normalization:
+        if not self.cfg.undo_normalization:
             return reconstruction
-        if x is None:
+        if x is None and self.normalization.needs_input:
             raise CheckpointError(
                 f"decoding codes of an SAE with {self.cfg.normalization} inputs",
                 "codes without the activations they came from",
                 "Pass them as x: their statistics, taken before encoding, have to be undone.",
             )
-        undo = self._normalize(x.to(self.dtype))[1]
-        assert undo is not None
-        return reconstruction * undo[0] + undo[1]
+        return self.normalization.undo(reconstruction, None if x is None else x.to(self.dtype))
 
     def _with_skip(self, reconstruction: Tensor, x: Tensor) -> Tensor:
         return (
@@ -269,10 +257,20 @@ class SAE(nn.Module):
             yield self._pre(chunk, buffer[: chunk.shape[0]])
 
     def _pre(self, inputs: Tensor, out: Tensor) -> Tensor:
-        """Pre-activations of normalised ``inputs[n, d_in]``, written into ``out[n, d_sae]``."""
+        """Pre-activations of normalised ``inputs[n, width_in]``, written into ``out[n, d_sae]``."""
         shifted = inputs if self.b_in is None else inputs - self.b_in
         if self.b_enc is None:
             torch.mm(shifted, self.W_enc, out=out)
         else:
             torch.addmm(self.b_enc, shifted, self.W_enc, out=out)
         return out if self.latent_scale is None else out.mul_(self.latent_scale)
+
+
+class Crosscoder(SAE):
+    """One set of latents read from, and written to, several activations side by side.
+
+    ``encode(x[..., M, d]) -> [..., d_sae]`` and ``decode(f) -> [..., M, d]``: the sources are models
+    (base, fine-tuned) or layers of one model, in the order of ``cfg.reads``. The weights are those
+    of an SAE over the concatenation: ``W_enc[M · d, d_sae]``, ``W_dec[d_sae, M · d]``,
+    ``b_dec[M · d]``.
+    """

@@ -1,0 +1,16 @@
+"""The canonical models behind every checkpoint format, evaluation-time only."""
+
+from saebench.sae.config import Fact, SAEConfig, Source
+from saebench.sae.cross_layer import CrossLayerTranscoder
+from saebench.sae.dictionary import Dictionary
+from saebench.sae.model import SAE, Crosscoder
+
+__all__ = [
+    "SAE",
+    "CrossLayerTranscoder",
+    "Crosscoder",
+    "Dictionary",
+    "Fact",
+    "SAEConfig",
+    "Source",
+]
