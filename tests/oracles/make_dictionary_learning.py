@@ -23,6 +23,7 @@ from dictionary_learning.trainers.standard import StandardTrainer
 from dictionary_learning.trainers.top_k import TopKTrainer
 from safetensors.torch import save_file
 
+LIBRARY = "dictionary_learning"
 K = 4
 
 

@@ -53,6 +53,7 @@ from sae_lens.saes.transcoder import (
 )
 from safetensors.torch import save_file
 
+LIBRARY = "sae_lens"
 NORMALIZATIONS = ("none", "layer_norm", "constant_norm_rescale", "expected_average_only_in")
 K = 4
 

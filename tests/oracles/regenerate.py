@@ -1,4 +1,7 @@
-"""Write tests/oracles/golden/ again: ``python tests/oracles/regenerate.py`` with the peers installed."""
+"""Write tests/oracles/golden/ again: ``python tests/oracles/regenerate.py [FAMILY ...]``.
+
+With the Python of the environment that has the peers; the families written out by hand need torch only.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ HERE = Path(__file__).parent
 SIZES = ["--d-in", "8", "--d-sae", "20", "--rows", "6"]
 
 if __name__ == "__main__":
-    for peer in ("saelens", "dictionary_learning"):
-        out = HERE / "golden" / peer
+    families = sys.argv[1:] or [path.stem.removeprefix("make_") for path in HERE.glob("make_*.py")]
+    for family in families:
+        out = HERE / "golden" / family
         shutil.rmtree(out, ignore_errors=True)
-        command = [sys.executable, str(HERE / f"make_{peer}.py"), str(out), *SIZES, "--golden"]
+        command = [sys.executable, str(HERE / f"make_{family}.py"), str(out), *SIZES, "--golden"]
         subprocess.run(command, check=True)
