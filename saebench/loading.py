@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from saebench.adapters import Choices, Claim, claim
+from saebench.adapters.places import with_places
 from saebench.errors import BadReferenceError, CheckpointError
 from saebench.files import CheckpointFiles, group_checkpoints
 from saebench.inspection import Inspection
 from saebench.reference import GRAMMAR, Reference, Resolved, fetch, parse_reference, resolve
-from saebench.sae import Dictionary, Fact, SAEConfig
+from saebench.sae import Dictionary
 from saebench.weights import TensorInfo, is_pickle, is_weights, refuse_pickle
 
 SHOWN = 12  # checkpoints listed in an error
@@ -24,7 +26,7 @@ class Checkpoint:
     """An SAE with where it came from: ``name`` is short and stable, as in test ids.
 
     ``commit`` is the hub revision (None for local files), ``digests`` the SHA-256 of the config
-    and weight files by name.
+    and weight files by name, ``given`` what the user said about it.
     """
 
     reference: Reference
@@ -34,6 +36,7 @@ class Checkpoint:
     digests: Mapping[str, str]
     sae: Dictionary
     name: str
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_sae(
@@ -80,9 +83,8 @@ def open_checkpoint(
     adapter, found = claim(files)
     choices = Choices(settings, tensors)
     sae = adapter.read(files, found, choices)
+    sae.cfg = with_places(sae.cfg, choices, site)
     choices.check_used(found.format)
-    if site is not None:
-        sae.cfg = _with_site(sae.cfg, site)
     return Checkpoint(
         reference=resolved.reference,
         files=files,
@@ -91,6 +93,12 @@ def open_checkpoint(
         digests=files.digests(found.files),
         sae=sae.eval(),
         name=short_name(_pinned(resolved, folder)),
+        given={
+            "site": site,
+            "allow_pickle": allow_pickle and any(map(is_pickle, found.weights)),
+            "settings": dict(settings or {}),
+            "tensors": dict(tensors or {}),
+        },
     )
 
 
@@ -258,13 +266,3 @@ def _hint(reference: Reference, folder: str) -> str:
         return "/".join(part for part in (str(reference.repo), reference.path, folder) if part)
     path = (Path(reference.path).expanduser() / folder).resolve()
     return "/".join(path.parts[-HINT_PARTS:])
-
-
-def _with_site(cfg: SAEConfig, site: str) -> SAEConfig:
-    """The configuration with the hook point that the user names."""
-    notes = cfg.notes
-    if cfg.site is not None and cfg.site != site:
-        source = cfg.facts["site"].source
-        notes = (*notes, f"the hook point given, {site}, overrules {cfg.site} ({source})")
-    facts = {**cfg.facts, "site": Fact(site, "the site given by the user", "user")}
-    return replace(cfg, site=site, facts=facts, notes=notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -13,15 +13,24 @@ from typing import Any
 
 from saebench.config import Config, ModelSpec, SAESpec
 from saebench.environment import environment
-from saebench.errors import ConfigError, ModelError, OutputError
+from saebench.errors import ConfigError, OutputError
 from saebench.evals import ReconstructionEval, SiteEval, SparsityEval
 from saebench.evals.reconstruction import transcoder_baseline
 from saebench.loading import Checkpoint, open_checkpoint
 from saebench.metrics.definitions import DEFINITIONS, definition
 from saebench.metrics.sums import N_GROUPS
-from saebench.models import LanguageModel, Located, locate
-from saebench.passes import CALIBRATION_SEQUENCES, PassRequest, Subject, run_pass
+from saebench.model_choice import check_same_tokens, locate_model, model_specs
+from saebench.models import LanguageModel, Located
+from saebench.passes import (
+    CALIBRATION_SEQUENCES,
+    Calibration,
+    PassRequest,
+    Reading,
+    Subject,
+    run_pass,
+)
 from saebench.record import Measurement, Record
+from saebench.sae import Fact, SAEConfig, Source
 from saebench.stats import N_RESAMPLES
 from saebench.store import RecordStore, record_key
 from saebench.tokens import Batch, TokenStream, open_stream
@@ -44,16 +53,19 @@ class Run:
 
     config: Config
     store: RecordStore
-    located: Located
+    specs: tuple[ModelSpec, ...]
+    located: tuple[Located, ...]
     stream: TokenStream
     targets: tuple[Target, ...]
 
     @cached_property
-    def model(self) -> LanguageModel:
-        """The language model, loaded on first use."""
-        spec = _model_spec(self.config, [target.checkpoint for target in self.targets])
+    def models(self) -> tuple[LanguageModel, ...]:
+        """The language models, loaded on first use."""
         device = None if self.config.device == "auto" else self.config.device
-        return LanguageModel.open(self.located, dtype=spec.dtype, device=device)
+        return tuple(
+            LanguageModel.open(located, dtype=spec.dtype, device=device)
+            for spec, located in zip(self.specs, self.located, strict=True)
+        )
 
     def missing(self) -> list[Target]:
         """The targets without a record."""
@@ -62,11 +74,17 @@ class Run:
     def subject(self, target: Target) -> Subject:
         """What the pass needs of a target, its sites resolved and its widths checked against the model."""
         cfg = target.checkpoint.sae.cfg
-        assert cfg.site is not None
-        site, site_out = self.model.site(cfg.site), self.model.site(cfg.site_out or cfg.site)
-        self.model.check_width(site, cfg.d_in, target.name)
-        self.model.check_width(site_out, cfg.d_out, target.name)
-        return Subject(target.name, target.checkpoint.sae, site, site_out)
+        reads = tuple(self._reading(source, cfg.d_in, target.name) for source in cfg.reads)
+        writes = tuple(self._reading(source, cfg.d_out, target.name) for source in cfg.writes)
+        return Subject(target.name, target.checkpoint.sae, reads, writes)
+
+    def _reading(self, source: Source, width: int, name: str) -> Reading:
+        """A source of a checkpoint as an activation of this run."""
+        assert source.site is not None  # checked when the run was prepared
+        reading = Reading(self.models[source.model].site(source.site), source.model, source.minus)
+        for number in reading.models:
+            self.models[number].check_width(reading.site, width, name)
+        return reading
 
 
 def measure(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> dict[str, Record]:
@@ -104,21 +122,28 @@ def prepare(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> Run:
     """
     store = RecordStore(config.out)
     checkpoints = {
-        name: open_checkpoint(ref, site=spec.site, allow_pickle=spec.allow_pickle)
+        name: open_checkpoint(
+            ref,
+            site=spec.site,
+            allow_pickle=spec.allow_pickle,
+            settings=spec.settings,
+            tensors=spec.tensors,
+        )
         for name, ref, spec in entries
     }
     for name, checkpoint in checkpoints.items():
-        if checkpoint.sae.cfg.site is None:
-            raise ConfigError(
-                f"the hook point of {name}",
-                "its files do not say which activation it was trained on",
-                "Give --site, or site = in its [[sae]] table.",
-            )
-    spec = _model_spec(config, list(checkpoints.values()))
-    located = _locate(spec, from_checkpoints=config.model is None)
-    stream = _open_data(config, located)
+        _check_sites(name, checkpoint)
+    specs = model_specs(config, {name: item.sae.cfg for name, item in checkpoints.items()})
+    located = tuple(locate_model(spec, from_checkpoints=config.model is None) for spec in specs)
+    check_same_tokens(located)
+    stream = _open_data(config, located[0])
+    first = {"digest": located[0].digest, "dtype": specs[0].dtype}
+    others = [
+        {"digest": item.digest, "dtype": spec.dtype}
+        for item, spec in zip(located[1:], specs[1:], strict=True)
+    ]
     shared = {
-        "model": {"digest": located.digest, "dtype": spec.dtype},
+        "model": {**first, "others": others} if others else first,
         "data": {"digest": stream.digest, "context_size": stream.context_size},
         "policy": policy(config),
         "definitions": {name: item.version for name, item in sorted(DEFINITIONS.items())},
@@ -128,7 +153,20 @@ def prepare(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> Run:
         Target(name, item, record_key(checkpoint=_contract(item), **shared))
         for name, item in checkpoints.items()
     ]
-    return Run(config, store, located, stream, tuple(targets))
+    return Run(config, store, specs, located, stream, tuple(targets))
+
+
+def _check_sites(name: str, checkpoint: Checkpoint) -> None:
+    cfg = checkpoint.sae.cfg
+    for what, option, sources in (("read", "site", cfg.reads), ("written", "site_out", cfg.writes)):
+        if any(source.site is None for source in sources):
+            raise ConfigError(
+                f"the hook point {what} by {name}",
+                "its files do not say which activation it was trained on",
+                f"Give --site, or {option} = in its [[sae]] table."
+                if option == "site"
+                else "Give --set site_out=SITE.",
+            )
 
 
 def _contract(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -138,35 +176,10 @@ def _contract(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "files": dict(checkpoint.digests),
         "facts": {**facts, "site": cfg.site, "site_out": cfg.site_out},
+        **{
+            name: given for name in ("settings", "tensors") if (given := checkpoint.given.get(name))
+        },
     }
-
-
-def _model_spec(config: Config, checkpoints: Sequence[Checkpoint]) -> ModelSpec:
-    """The configured language model, or the one that all checkpoints say they were trained on."""
-    if config.model is not None:
-        return config.model
-    stated = sorted({item.sae.cfg.model for item in checkpoints if item.sae.cfg.model})
-    if len(stated) != 1:
-        raise ConfigError(
-            "the language model to measure with",
-            f"none is configured, and the checkpoints name {', '.join(stated) or 'none'}",
-            "Give --model, --saebench-model or model = in saebench.toml.",
-        )
-    return ModelSpec(stated[0])
-
-
-def _locate(spec: ModelSpec, *, from_checkpoints: bool) -> Located:
-    """Find the model; when only the checkpoints name it, the way out is to name another one."""
-    try:
-        return locate(spec.ref, revision=spec.revision)
-    except ModelError as error:
-        if not from_checkpoints:
-            raise
-        raise ConfigError(
-            f"the language model {spec.ref!r} that the checkpoints say they were trained on",
-            error.found,
-            "Name it as it is found here: --model, --saebench-model or model = in saebench.toml.",
-        ) from error
 
 
 def _open_data(config: Config, located: Located) -> TokenStream:
@@ -217,47 +230,59 @@ def _families(config: Config) -> set[str]:
 
 def _measure(run: Run, targets: Sequence[Target]) -> Iterator[Record]:
     """One pass for all targets, then their records."""
-    model, stream, config = run.model, run.stream, run.config
+    models, stream, config = run.models, run.stream, run.config
     subjects = [run.subject(target) for target in targets]
     for subject in subjects:
-        subject.sae.to(model.device)
+        subject.sae.to(models[0].device)
     predictions = "reconstruction" in _families(config)
-    sites = {subject.site_out: SiteEval(subject.site_out) for subject in subjects}
-    firing = {s.name: SparsityEval(s.sae.cfg.d_sae, model.device) for s in subjects}
+    sites = {subject.writes: SiteEval(subject.writes) for subject in subjects}
+    firing = {s.name: SparsityEval(s.sae.cfg.d_sae, models[0].device) for s in subjects}
     rebuilt = {
-        s.name: ReconstructionEval(sites[s.site_out], s.sae.cfg.d_out, predictions=predictions)
+        s.name: ReconstructionEval(sites[s.writes], s.sae.cfg.width_out, predictions=predictions)
         for s in subjects
     }
     request = PassRequest(
         subjects,
-        {site: [item] for site, item in sites.items()},
+        {stack: [item] for stack, item in sites.items()},
         {s.name: [rebuilt[s.name], firing[s.name]] for s in subjects},
     )
-    before, started = Counter(model.calls), time.perf_counter()
+    before, started = _calls(models), time.perf_counter()
     batches = _watched(stream.batches(config.batch_size), stream.n_sequences, len(targets))
-    calibration = run_pass(model, batches, request)
-    seconds, passes = time.perf_counter() - started, Counter(model.calls) - before
+    calibration = run_pass(models, batches, request)
+    seconds, passes = time.perf_counter() - started, _calls(models) - before
     n_sequences = stream.n_sequences or 0
     for target, subject in zip(targets, subjects, strict=True):
         found = rebuilt[target.name].measurements(n_sequences=n_sequences, seed=SEED)
         found |= firing[target.name].measurements(n_sequences=n_sequences, seed=SEED)
-        found |= _baselines(subject, sites[subject.site_out], found["l0@1"].value, n_sequences)
+        found |= _baselines(subject, sites[subject.writes], found["l0@1"].value, n_sequences)
         yield _record(
             target,
             found,
             curves=firing[target.name].curves(),
-            model=model.identity(),
+            model=_identity(models),
             data=stream.describe(),
             policy={**policy(config), "calibration_tokens": calibration.n_tokens},
             passes=dict(passes),
             seconds=seconds,
+            calibration=calibration,
         )
+
+
+def _calls(models: Sequence[LanguageModel]) -> Counter[str]:
+    """How often each part of the models has run."""
+    return sum((Counter(model.calls) for model in models), Counter())
+
+
+def _identity(models: Sequence[LanguageModel]) -> dict[str, Any]:
+    """The first model, with what the others are where there are several."""
+    first = models[0].identity()
+    return {**first, "others": [m.identity() for m in models[1:]]} if len(models) > 1 else first
 
 
 def _baselines(
     subject: Subject, site: SiteEval, l0: float | None, n_sequences: int
 ) -> dict[str, Measurement]:
-    if subject.site != subject.site_out or l0 is None:
+    if subject.reads != subject.writes or l0 is None:
         n_tokens = site.sums.sums.n_tokens
         names = ("fve_pca", "fve_random_init")
         found = [transcoder_baseline(n, n_tokens=n_tokens, n_sequences=n_sequences) for n in names]
@@ -271,10 +296,13 @@ def _record(
     measurements: dict[str, Measurement],
     *,
     seconds: float,
+    calibration: Calibration,
     **parts: Any,
 ) -> Record:
     checkpoint = target.checkpoint
-    cfg = checkpoint.sae.cfg
+    cfg = with_estimates(
+        checkpoint.sae.cfg, calibration.estimated.get(target.name, {}), calibration
+    )
     plain = asdict(cfg)
     facts, provenance, notes = (plain.pop(name) for name in ("facts", "provenance", "notes"))
     return Record(
@@ -286,7 +314,10 @@ def _record(
             "files": dict(checkpoint.digests),
             "format": cfg.format,
             "evidence": list(checkpoint.claim.evidence),
+            "given": dict(checkpoint.given),
             "cfg": plain,
+            "reads": cfg.describe(cfg.reads),
+            "writes": cfg.describe(cfg.writes),
             "facts": facts,
             "notes": list(notes),
             "provenance": dict(provenance),
@@ -298,6 +329,21 @@ def _record(
         seconds=round(seconds, 3),
         **parts,
     )
+
+
+def with_estimates(
+    cfg: SAEConfig, estimated: Mapping[str, Any], calibration: Calibration
+) -> SAEConfig:
+    """The configuration with what was estimated on data because the files lack it."""
+    if not estimated:
+        return cfg
+    source = (
+        f"estimated on {calibration.n_tokens:,} tokens of the first "
+        f"{calibration.n_sequences} sequences, since the files have none"
+    )
+    facts = {name: Fact(value, source, "assumed") for name, value in estimated.items()}
+    notes = (*cfg.notes, f"{' and '.join(estimated)} {source}")
+    return replace(cfg, facts={**cfg.facts, **facts}, notes=notes)
 
 
 def _watched(

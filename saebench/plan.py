@@ -10,6 +10,7 @@ import torch
 from saebench.config import Config, SAESpec, configured_gates
 from saebench.measure import prepare
 from saebench.passes import Subject
+from saebench.sae import SAEConfig
 
 TRIAL = 1024  # side of the matrix product that the machine's speed is read from
 
@@ -21,7 +22,7 @@ def plan(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> str:
     stream, batch_size = run.stream, config.batch_size
     n_sequences, n_tokens = stream.n_sequences or 0, stream.n_tokens or 0
     lines = [
-        f"model        {run.located.id}, {run.located.digest[:12]}",
+        *(f"model        {item.id}, {item.digest[:12]}" for item in run.located),
         f"data         {n_sequences:,} sequences of up to {stream.context_size}: {n_tokens:,} tokens",
         f"checkpoints  {len(run.targets)}, of which {len(run.targets) - len(missing)} are measured",
     ]
@@ -31,22 +32,33 @@ def plan(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> str:
         gates = configured_gates(config, target.name, specs[target.name])
         done = "to measure" if target in missing else "measured"
         lines.append(
-            f"  {target.name}: {cfg.architecture} {cfg.d_in} → {cfg.d_sae} at {cfg.site}, "
+            f"  {target.name}: {cfg.architecture} {cfg.d_in} → {cfg.d_sae} at {where(cfg)}, "
             f"{len(gates)} gates, {done}"
         )
     if not missing:
         return "\n".join([*lines, "passes       none: every record is there"])
     subjects = [run.subject(target) for target in missing]
-    sites = {subject.site_out for subject in subjects}
+    written = {reading for subject in subjects for reading in subject.writes}
+    splices = sum(len(subject.writes) for subject in subjects)
     predictions = "reconstruction" in config.suites
     n_batches = -(-n_sequences // batch_size)
-    suffixes = (1 + 2 * len(sites) + len(missing)) * n_batches if predictions else 0
+    n_models = len({reading.model for reading in written})
+    suffixes = (n_models + 2 * len(written) + splices) * n_batches if predictions else 0
+    prefixes = n_batches * len(run.models)
     lines.append(
-        f"passes       {n_batches} prefixes (one a batch, for all checkpoints), {suffixes} suffixes"
+        f"passes       {prefixes} prefixes (one a batch and model, for all checkpoints), "
+        f"{suffixes} suffixes"
     )
-    parameters = sum(weight.numel() for weight in run.model.model.parameters())
-    seconds = work(subjects, parameters, n_tokens, predictions) / machine_speed(run.model.device)
+    parameters = sum(weight.numel() for m in run.models for weight in m.model.parameters())
+    device = run.models[0].device
+    seconds = work(subjects, parameters, n_tokens, predictions) / machine_speed(device)
     return "\n".join([*lines, f"estimate     about {shown(seconds)} for the matrix products"])
+
+
+def where(cfg: SAEConfig) -> str:
+    """What a checkpoint reads, in few words."""
+    names = cfg.describe(cfg.reads)
+    return ", ".join(names) if len(names) < 4 else f"{names[0]} … {names[-1]}"
 
 
 def work(subjects: Sequence[Subject], parameters: int, n_tokens: int, predictions: bool) -> float:
@@ -55,8 +67,8 @@ def work(subjects: Sequence[Subject], parameters: int, n_tokens: int, prediction
     A continuation counts as half a forward, which it is on average over sites; ablations of a residual
     stream cost next to nothing.
     """
-    forwards = 1 + 0.5 * len(subjects) if predictions else 0.5
-    encoders = sum(s.sae.cfg.d_in * s.sae.cfg.d_sae for s in subjects)
+    forwards = 1 + 0.5 * sum(len(s.writes) for s in subjects) if predictions else 0.5
+    encoders = sum(s.sae.cfg.width_in * s.sae.cfg.d_sae for s in subjects)
     return 2.0 * n_tokens * (forwards * parameters + encoders)
 
 

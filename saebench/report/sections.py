@@ -9,10 +9,16 @@ from typing import Any
 from saebench.gates import Verdict
 from saebench.record import Record
 from saebench.report import escape
-from saebench.report.digits import count
+from saebench.report.digits import count, number
 from saebench.report.front_matter import loads_in_saelens
 from saebench.report.places import HUB, portable, reference
-from saebench.report.results import all_rows, documents, headline_rows, tokens_counted
+from saebench.report.results import (
+    all_rows,
+    documents,
+    headline_rows,
+    label,
+    tokens_counted,
+)
 from saebench.report.table import markdown_grid, markdown_table
 
 FACTS = (
@@ -20,6 +26,10 @@ FACTS = (
     ("model", "Trained on model"),
     ("site", "Hook point read"),
     ("site_out", "Hook point written"),
+    ("sites", "Hook points read"),
+    ("sites_out", "Hook points written"),
+    ("models", "Models read"),
+    ("difference", "Difference read (model − model)"),
     ("d_in", "Input width (d_in)"),
     ("d_out", "Output width (d_out)"),
     ("d_sae", "Latents (d_sae)"),
@@ -27,6 +37,17 @@ FACTS = (
     ("normalization", "Input normalisation"),
     ("dtype", "Stored precision"),
 )
+# What the configuration has no field for, and the numbers still depend on.
+RULES = {
+    "subtract_b_dec": "b_dec subtracted from the input",
+    "rescale_by_decoder_norm": "Latents ranked by decoder norm",
+    "relu": "Rectified",
+    "threshold": "Threshold",
+    "input_scale": "Input scale",
+}
+NOT_SHOWN = {"n_sources", "n_targets", "undo_normalization"}  # told by the lists of hook points
+EACH = ("fve", "ce_clean", "ce_spliced", "ce_recovered", "kl")
+LISTED = 8  # of a list in a cell
 HOW = {"user": "given by the user", "assumed": "assumed"}
 
 
@@ -41,11 +62,16 @@ def what_it_is(record: Record) -> str:
     rows = []
     for field, title in FACTS:
         value = cfg.get(field)
-        if value is None or (same_out and field in ("site_out", "d_out")):
+        if value is None or value in ([], ()) or (same_out and field in ("site_out", "d_out")):
             continue
-        plain = isinstance(value, int) and not isinstance(value, bool)
-        shown = count(value) if plain else escape.code_span(portable(value), cell=True)
-        rows.append([title, shown, _source(facts.get(field))])
+        rows.append([title, _shown(value), _source(facts.get(field))])
+    known = {field for field, _ in FACTS} | NOT_SHOWN
+    for field in sorted(set(facts) - known, key=lambda name: (name not in RULES, name)):
+        fact = facts[field]
+        value = fact.get("value") if isinstance(fact, Mapping) else None
+        if value is not None:
+            title = RULES.get(field) or _code(field)
+            rows.append([title, _shown(value), _source(fact)])
     kind = record.checkpoint.get("format") or cfg.get("format")
     rows.append(["File format", _code(kind), _code(", ".join(record.checkpoint.get("files", {})))])
     table = markdown_grid(["Fact", "Value", "Read from"], rows)
@@ -53,17 +79,30 @@ def what_it_is(record: Record) -> str:
     return "\n\n".join([table, "\n".join(notes)]).strip()
 
 
+def _shown(value: object) -> str:
+    """A value for a cell: counts with separators, lists with commas, the rest as code."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return count(value)
+    if isinstance(value, list | tuple):
+        value = ", ".join(map(str, value[:LISTED])) + (", …" if len(value) > LISTED else "")
+    return escape.code_span(portable(value), cell=True)
+
+
 def how_to_load(record: Record) -> str:
     """A snippet for saebench, and one for SAELens where it can load the files."""
     cfg = record.checkpoint.get("cfg", {})
     name = json.dumps(escape.terminal(reference(record)), ensure_ascii=False)
     width = cfg.get("d_in", "d_in")
+    if (sources := cfg.get("n_sources") or 1) != 1:
+        width = f"{sources}, {width}"
     decode = "sae.decode(f)" if cfg.get("normalization") in (None, "none") else "sae.decode(f, x)"
     target = "x_hat" if cfg.get("site_out") in (None, cfg.get("site")) else "y_hat"
     ours = [
         "from saebench import load_sae",
         "",
-        f"sae = load_sae({name})",
+        f"sae = load_sae({name}{_given(record)})",
         f"f = sae.encode(x)  # x[..., {width}] -> f[..., {cfg.get('d_sae', 'd_sae')}]",
         f"{target} = {decode}",
     ]
@@ -73,16 +112,53 @@ def how_to_load(record: Record) -> str:
     return "\n\n".join(parts)
 
 
+def _given(record: Record) -> str:
+    """The arguments of ``load_sae`` that say what the user said when the checkpoint was measured."""
+    given = record.checkpoint.get("given") or {}
+    parts = [", allow_pickle=True"] if given.get("allow_pickle") else []
+    for name in ("site", "settings", "tensors"):
+        if value := given.get(name):
+            text = json.dumps(value, ensure_ascii=False)
+            parts.append(f", {name}={escape.terminal(text, escape.CELL_LENGTH)}")
+    return "".join(parts)
+
+
 def evaluation(record: Record, verdicts: Sequence[Verdict]) -> str:
     """What was measured on, the results table, and every other measurement folded away."""
     headline = headline_rows(record, verdicts)
     shown = {row.metric for row in headline}
     rest = [row for row in all_rows(record) if row.metric not in shown]
     parts = [measured_on(record), markdown_table(headline)]
+    if each := by_activation(record):
+        parts += ["Each activation written:", each]
     if rest:
         summary = f"<details><summary>{count(len(rest))} more measurements</summary>"
         parts += [summary, markdown_table(rest), "</details>"]
     return "\n\n".join(parts)
+
+
+def by_activation(record: Record) -> str:
+    """A table of what several activations have each, empty where one is written."""
+    columns = [m for m in EACH if "by_reading" in _detail(record, m)]
+    if not columns:
+        return ""
+    names = list(_detail(record, columns[0])["by_reading"])
+    rows = [
+        [_code(portable(name)), *(_each(record, metric, name) for metric in columns)]
+        for name in names
+    ]
+    titles = ["Activation", *(escape.markdown_text(label(record, m)) for m in columns)]
+    return markdown_grid(titles, rows, right=range(1, len(titles)))
+
+
+def _detail(record: Record, metric: str) -> Mapping[str, Any]:
+    measured = record.get(metric)
+    return measured.detail if measured is not None else {}
+
+
+def _each(record: Record, metric: str, name: str) -> str:
+    value = _detail(record, metric)["by_reading"].get(name)
+    return "–" if value is None else number(value)
 
 
 def measured_on(record: Record) -> str:
@@ -97,7 +173,9 @@ def measured_on(record: Record) -> str:
     tokens = f"{count(tokens_counted(record))} tokens counted"
     if data.get("n_tokens"):
         tokens += f" of {count(data['n_tokens'])} read"
-    model = escape.code_span(portable(record.model.get("id") or "unnamed model"))
+    models = [record.model, *record.model.get("others", ())]
+    names = [escape.code_span(portable(m.get("id") or "unnamed model")) for m in models]
+    model = " and ".join(names)
     dtype = record.model.get("dtype")
     regime = f" in {escape.markdown_text(dtype)}" if dtype else ""
     spec = escape.code_span(portable(data.get("spec") or "unnamed data"))

@@ -62,10 +62,25 @@ def describe_checkpoint(record: Record) -> str:
         parts.append(f"{count(cfg['d_in'])} → {count(cfg['d_sae'])} latents")
     if cfg.get("k") is not None:
         parts.append(f"k {cfg['k']}")
-    if cfg.get("site"):
-        out = cfg.get("site_out")
-        parts.append(f"{cfg['site']} → {out}" if out and out != cfg["site"] else str(cfg["site"]))
+    if place := reads_and_writes(record):
+        parts.append(place)
     return ", ".join(parts)
+
+
+def reads_and_writes(record: Record) -> str:
+    """What a checkpoint reads and, if that is another activation, what it writes; raw text."""
+    cfg = record.checkpoint.get("cfg", {})
+    reads = record.checkpoint.get("reads") or [item for item in [cfg.get("site")] if item]
+    writes = record.checkpoint.get("writes") or [cfg.get("site_out") or cfg.get("site")]
+    if not reads:
+        return ""
+    return _listed(reads) if writes == reads else f"{_listed(reads)} → {_listed(writes)}"
+
+
+def _listed(names: Sequence[object]) -> str:
+    """Some names in one line: all of a few, the ends of many."""
+    texts = [str(name) for name in names]
+    return " + ".join(texts) if len(texts) < 4 else f"{texts[0]} … {texts[-1]} ({len(texts)})"
 
 
 def _block(record: Record, verdicts: Sequence[Verdict], colour: bool) -> str:

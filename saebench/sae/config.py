@@ -104,6 +104,17 @@ class SAEConfig:
         """How many language models its activations come from."""
         return 1 + max(max(source.model, source.minus or 0) for source in self.reads)
 
+    def describe(self, sources: tuple[Source, ...]) -> list[str]:
+        """Activations in words: ``blocks.3.hook_resid_post``, with the model where there are several."""
+
+        def name(model: int) -> str:
+            return self.models[model] if model < len(self.models) else f"model {model}"
+
+        if self.n_models == 1:
+            return [str(source.site) for source in sources]
+        minus = ["" if s.minus is None else f" − {name(s.minus)}" for s in sources]
+        return [f"{s.site} of {name(s.model)}{m}" for s, m in zip(sources, minus, strict=True)]
+
     def _sources(self, site: str | None, sites: tuple[str, ...], count: int) -> tuple[Source, ...]:
         if self.difference is not None:
             model, minus = map(int, self.difference.split("-"))
