@@ -15,7 +15,7 @@ import pytest
 from saebench.errors import SaebenchError
 
 if TYPE_CHECKING:
-    from saebench.sae import SAE
+    from saebench.sae import Dictionary
     from saebench.session import Entry, Measured, Session, Written
 
 T = TypeVar("T")
@@ -199,7 +199,7 @@ def sae_reference(request: pytest.FixtureRequest) -> Entry:
 
 
 @pytest.fixture(scope="session")
-def sae(request: pytest.FixtureRequest) -> SAE:
+def sae(request: pytest.FixtureRequest) -> Dictionary:
     """The loaded checkpoint; a test that takes it runs once per configured checkpoint."""
     return _or_fail(session_of(request.config).sae, request.param)
 

@@ -6,8 +6,9 @@ there. Logits exist only for the chunk of tokens being scored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from saebench.sites import Site
 from saebench.tokens import Batch
 
 LOGIT_CHUNK_BYTES = 32 * 2**20
+Key = TypeVar("Key", bound=Hashable)
+
 MIN_LOGIT_ROWS = 256  # below this the unembedding product itself slows down
 SHARED_LOGIT_BYTES = (
     2**29
@@ -92,8 +95,8 @@ def continue_from(model: LanguageModel, prefix: Prefix, site: Site, replacement:
 
 
 def score(
-    model: LanguageModel, scored: Scored, clean: Tensor, others: Mapping[str, Continuation]
-) -> tuple[Tensor, dict[str, Losses]]:
+    model: LanguageModel, scored: Scored, clean: Tensor, others: Mapping[Key, Continuation]
+) -> tuple[Tensor, dict[Key, Losses]]:
     """``(ce_clean[m], losses per continuation)`` from hidden states after the final norm.
 
     ``clean`` is ``[b, t, d]``. The clean logits of a chunk are computed once, whatever the number of
@@ -111,7 +114,7 @@ def score(
         if other.hidden.shape[0] == 1 != clean.shape[0] and row_bytes <= SHARED_LOGIT_BYTES
     }
     ce_clean: list[Tensor] = []
-    parts: dict[str, list[Losses]] = {name: [] for name in others}
+    parts: dict[Key, list[Losses]] = {name: [] for name in others}
     for start in range(0, m, rows):
         piece = slice(start, start + rows)
         at = Scored(scored.rows[piece], scored.columns[piece], scored.targets[piece])

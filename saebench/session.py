@@ -208,7 +208,13 @@ class Session:
 
             entry = self.entries[name]
             self._loaded = {
-                name: load_sae(entry.ref, site=entry.spec.site, allow_pickle=entry.allow_pickle)
+                name: load_sae(
+                    entry.ref,
+                    site=entry.spec.site,
+                    allow_pickle=entry.allow_pickle,
+                    settings=entry.spec.settings,
+                    tensors=entry.spec.tensors,
+                )
             }
         return self._loaded[name]
 

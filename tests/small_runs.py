@@ -95,11 +95,11 @@ class Run:
         """Evaluations of SAEs at ``site`` (of transcoders from there to ``site_out``)."""
         read, written = model.site(site), model.site(site_out or site)
         shared = SiteEval(written)
-        run = cls(model, [Subject(name, sae, read, written) for name, sae in saes.items()])
-        run.sites = {written: shared}
+        run = cls(model, [Subject.at(name, sae, read, written) for name, sae in saes.items()])
+        run.sites = {shared.stack: shared}
         for name, sae in saes.items():
             cfg = sae.cfg
-            run.rebuilt[name] = ReconstructionEval(shared, cfg.d_out, predictions=predictions)
+            run.rebuilt[name] = ReconstructionEval(shared, cfg.width_out, predictions=predictions)
             run.firing[name] = SparsityEval(cfg.d_sae, model.device)
         return run
 

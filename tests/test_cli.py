@@ -249,7 +249,7 @@ def test_options_that_make_no_sense(refused, world):
 def test_an_output_that_cannot_be_written_is_found_before_the_model_is_read(
     refused, world, monkeypatch
 ):
-    monkeypatch.setattr("saebench.measure.locate", lambda *_, **__: pytest.fail("too late"))
+    monkeypatch.setattr("saebench.model_choice.locate", lambda *_, **__: pytest.fail("too late"))
     assert "Choose another directory" in refused(
         "run", world.good, *world.options(), f"--out={world.data}/below"
     )

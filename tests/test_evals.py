@@ -15,7 +15,14 @@ from fixtures import planted
 from saebench.evals import ReconstructionEval, SiteEval, SparsityEval
 from saebench.evals.reconstruction import random_init, transcoder_baseline
 from saebench.metrics.definitions import DEFINITIONS
-from saebench.passes import CALIBRATION_SEQUENCES, Calibration, SiteView, SubjectView
+from saebench.passes import (
+    CALIBRATION_SEQUENCES,
+    Calibration,
+    Reading,
+    SiteView,
+    SubjectView,
+    as_stack,
+)
 from saebench.sites import Site
 from tests.small_runs import D_SAE, K, identity_sae, measured, ragged, random_sae, tokens
 from tests.small_world import counting, counting_model
@@ -96,7 +103,7 @@ def test_every_measurement_has_a_definition_and_together_they_are_the_catalogue(
     run, _, _ = run_and_activations()
     baselines = run.site.baselines(3.0, n_sequences=5)
     names = {*run.measurements("a"), *(item.name for item in baselines.values())}
-    assert names == DEFINITIONS.keys() - {"fve_random_init"}
+    assert names == DEFINITIONS.keys() - {"fve_random_init", "fve_lowest_reading"}
 
 
 def test_a_known_dictionary_is_measured_exactly():
@@ -105,12 +112,12 @@ def test_a_known_dictionary_is_measured_exactly():
     sample = world.sample(64)
     site, x = Site(0, "resid_post"), sample.x.float()
     shared = SiteEval(site)
-    shared.begin(Calibration({site: sample.x.mean(0)}, 1, 64))
+    shared.begin(Calibration({Reading(site): sample.x.mean(0)}, 1, 64))
     rebuilt = ReconstructionEval(shared, x.shape[1], predictions=False)
     firing = SparsityEval(24, torch.device("cpu"))
     ids = torch.arange(64) // 8
     codes, x_hat = world.oracle_sae().reconstruct(x)
-    shared.update(SiteView(site, x, ids))
+    shared.update(SiteView(as_stack(site), x, ids))
     for item in (rebuilt, firing):
         item.update(SubjectView(x, x, codes, x_hat, ids))
     found = rebuilt.measurements(n_sequences=8, seed=0) | firing.measurements(n_sequences=8, seed=0)

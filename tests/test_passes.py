@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saebench.errors import DataError, SaebenchError
-from saebench.passes import CALIBRATION_SEQUENCES, PassRequest, Subject, run_pass
+from saebench.passes import (
+    CALIBRATION_SEQUENCES,
+    PassRequest,
+    Reading,
+    Subject,
+    as_stack,
+    run_pass,
+)
 from saebench.tokens import stream_from_ids
 from tests.small_runs import Run, assert_same, measured, ragged, random_sae, tokens
 from tests.tiny_models import shared_model, tiny_model
@@ -68,12 +75,12 @@ def test_saes_at_two_sites_share_the_prefix_and_the_clean_run():
     model = shared_model("gpt2")
     early, late = model.site("blocks.0.hook_resid_post"), model.site(RESID)
     observers = {name: [Kept(needs_predictions=True)] for name in "ab"}
-    subjects = [Subject("a", random_sae(), early, early), Subject("b", random_sae(1), late, late)]
+    subjects = [Subject.at("a", random_sae(), early, early), Subject.at("b", random_sae(1), late, late)]
     request = PassRequest(subjects, {}, observers)
     batches = stream_from_ids(tokens(4)).batches(4)
     calls = counted(model, lambda: run_pass(model, batches, request))
     assert (calls["prefix"], calls["suffix"]) == (1, 1 + 2 * 2 + 2)
-    assert observers["a"][0].views[0].spliced is not None
+    assert observers["a"][0].views[0].spliced
 
 
 def test_without_logits_nothing_after_the_last_site_runs():
@@ -92,13 +99,13 @@ def test_without_logits_nothing_after_the_last_site_runs():
 def test_an_sae_that_needs_no_logits_is_not_continued():
     model = shared_model("gpt2")
     site = model.site(RESID)
-    subjects = [Subject(name, random_sae(), site, site) for name in "ab"]
+    subjects = [Subject.at(name, random_sae(), site, site) for name in "ab"]
     kept = {"a": [Kept()], "b": [Kept(needs_predictions=True)]}
     batches = stream_from_ids(tokens(4)).batches(4)
     calls = counted(model, lambda: run_pass(model, batches, PassRequest(subjects, {}, kept)))
     assert calls["suffix"] == 1 + 2 + 1
-    assert kept["a"][0].views[0].spliced is None
-    assert kept["b"][0].views[0].spliced is not None
+    assert kept["a"][0].views[0].spliced == ()
+    assert kept["b"][0].views[0].spliced
 
 
 # --- what observers are shown -----------------------------------------------------------------------
@@ -108,7 +115,7 @@ def test_an_observer_sees_counted_activations_with_their_sequences():
     model = shared_model("gpt2")
     site, ids = model.site(RESID), ragged([4, 6])
     watcher = Kept()
-    request = PassRequest([], {site: [watcher]}, {})
+    request = PassRequest([], {as_stack(site): [watcher]}, {})
     run_pass(
         model, stream_from_ids(ids, mask="special", special_ids=(ids[0][2],)).batches(2), request
     )
@@ -125,7 +132,7 @@ def test_a_transcoder_reads_one_site_and_is_judged_and_spliced_at_another():
     read, written = model.site(MLP_IN), model.site(MLP_OUT)
     transcoder, ids = random_sae(d_out=16), tokens(4)
     kept = Kept(needs_predictions=True)
-    request = PassRequest([Subject("t", transcoder, read, written)], {}, {"t": [kept]})
+    request = PassRequest([Subject.at("t", transcoder, read, written)], {}, {"t": [kept]})
     run_pass(model, stream_from_ids(ids).batches(4), request)
     prefix = model.prefix(ids, None, [read, written])
     (view,) = kept.views
@@ -184,7 +191,7 @@ def test_the_batch_size_changes_nothing_when_the_calibration_is_only_a_part_of_t
     assert first["fve_legacy"] is not None
     site = model.site(RESID)
     x = model.prefix(ids[:CALIBRATION_SEQUENCES], None, [site]).at(site).double()
-    torch.testing.assert_close(runs[0].calibration.means[site], x.mean((0, 1)))
+    torch.testing.assert_close(runs[0].calibration.means[Reading(site)], x.mean((0, 1)))
 
 
 @settings(max_examples=15, deadline=None)

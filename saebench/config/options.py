@@ -39,8 +39,8 @@ OPTIONS = (
     Option(
         "model",
         "model",
-        "language model: a folder or a hub id",
-        {"metavar": "REF"},
+        "language model: a folder or a hub id (repeat, in their order, for checkpoints that read several)",
+        {"action": "append", "metavar": "REF"},
     ),
     Option("revision", "revision", "revision of the model on the hub", {"metavar": "REV"}),
     Option("dtype", "dtype", "precision the model runs in", {"metavar": "DTYPE"}),
@@ -75,6 +75,18 @@ OPTIONS = (
         "hook point, where the file names none or a wrong one: blocks.2.hook_resid_post, "
         "model.layers.2 or hidden_states[2]",
         {"metavar": "SITE"},
+    ),
+    Option(
+        "set",
+        "settings",
+        "what a checkpoint's files leave open, such as k=10 or activation=topk (repeat for several)",
+        {"action": "append", "metavar": "NAME=VALUE"},
+    ),
+    Option(
+        "map",
+        "tensors",
+        "which tensor has which role, such as encoder=W_enc (repeat for several)",
+        {"action": "append", "metavar": "ROLE=TENSOR"},
     ),
     Option(
         "confidence",

@@ -1,6 +1,6 @@
 """``saebench.toml`` or ``[tool.saebench]`` of ``pyproject.toml``: what to measure and demand.
 
-    model = "models/tiny"                  # or a table: ref, revision, dtype
+    model = "models/tiny"                  # or a table: ref, revision, dtype; or a list of models
     data = "text/heldout.jsonl"            # or a table: spec, context_size, mask, pack and
     out = "reports/tiny"                   #   n_sequences or n_tokens
     batch_size = 32                        # and device, confidence, suites
@@ -9,7 +9,7 @@
     ce_recovered = { limit = ">= 0.9", confidence = true }
     dead_fraction = false                  # no gate, though one is shipped
     [[sae]]
-    ref = "saes/topk-s0"                   # and name, site, allow_pickle
+    ref = "saes/topk-s0"                   # and name, site, allow_pickle, set, map
     gates = { l0 = "16" }                  # limits for this one
     [[waiver]]
     sae = "topk-*"
@@ -89,7 +89,7 @@ def merge_options(
     config: Config,
     *,
     sae: Sequence[str] = (),
-    model: str | None = None,
+    model: str | Sequence[str] | None = None,
     revision: str | None = None,
     dtype: str | None = None,
     data: str | None = None,
@@ -106,6 +106,8 @@ def merge_options(
     gates: Sequence[str] = (),
     site: str | None = None,
     allow_pickle: bool | None = None,
+    settings: Sequence[str] = (),
+    tensors: Sequence[str] = (),
 ) -> Config:
     """``config`` with options in place of what it says; None and nothing leave it as it is.
 
@@ -118,19 +120,57 @@ def merge_options(
     top |= {"out": str(out)} if out is not None else {}
     top |= {"suites": list(suites)} if suites else {}
     changes = parse_settings(Table(top, place.where), place)
-    if new := _given(ref=model, revision=revision, dtype=dtype):
-        # a revision belongs to its model, not to the next one
-        kept = _kept(config.model, drop=("revision",) if model is not None else ())
-        changes["model"] = parse_model({**kept, **new}, place)
+    changes |= _models(config, model, _given(revision=revision, dtype=dtype), place)
     size = _given(n_sequences=n_sequences, n_tokens=n_tokens)
     if new := _given(spec=data, context_size=context_size, mask=mask, pack=pack) | size:
         kept = _kept(config.data, drop=("n_sequences", "n_tokens") if size else ())
         changes["data"] = parse_data({**kept, **new}, place)
     saes = tuple(spec for text in sae for spec in _chosen(config.saes, text, place)) or config.saes
     chosen = _given(site=site, allow_pickle=allow_pickle)
-    changes["saes"] = unique(replace(spec, **chosen) for spec in saes)
+    given, roles = pairs(settings, "--set k=10"), pairs(tensors, "--map encoder=W_enc")
+    changes["saes"] = unique(
+        replace(
+            spec,
+            **chosen,
+            settings={**spec.settings, **given},
+            tensors={**spec.tensors, **roles},
+        )
+        for spec in saes
+    )
     changes["overrides"] = {**config.overrides, **_gate_options(gates)}
     return replace(config, **changes)
+
+
+def pairs(texts: Sequence[str], example: str) -> dict[str, str]:
+    """``{"k": "10"}`` of ``["k=10"]``; raises :class:`ConfigError` where that is no pair."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name.strip() and equals and value.strip()):
+            raise ConfigError(f"the option {text!r}", "no name and value", f"Write {example}.")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _models(
+    config: Config, model: str | Sequence[str] | None, how: dict[str, Any], place: Place
+) -> dict[str, Any]:
+    """The models that options name, or those of the configuration run another way."""
+    refs = [model] if isinstance(model, str) else list(model or ())
+    if len(refs) > 1 and "revision" in how:
+        raise ConfigError(
+            "one revision", f"{len(refs)} models", "Give each its own in saebench.toml."
+        )
+    if refs:
+        # a revision belongs to its model, not to the next one
+        kept = _kept(config.model, drop=("revision",))
+        first, *others = (parse_model({**kept, "ref": ref, **how}, place) for ref in refs)
+        return {"model": first, "others": tuple(others)}
+    if not how:
+        return {}
+    first = parse_model({**_kept(config.model, drop=()), **how}, place)
+    dtype = _given(dtype=how.get("dtype"))
+    return {"model": first, "others": tuple(replace(spec, **dtype) for spec in config.others)}
 
 
 def gates_for(

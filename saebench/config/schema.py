@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,23 +54,30 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class SAESpec:
-    """A checkpoint, or a folder of them, with what overrides its own facts and the common gates."""
+    """A checkpoint, or a folder of them, with what overrides its own facts and the common gates.
+
+    ``settings`` say what the files leave open, ``tensors`` which tensor has which role.
+    """
 
     ref: str
     name: str | None = None
     site: str | None = None
     allow_pickle: bool = False
     gates: Rules = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    tensors: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything a run is asked to do; ``source`` is the file it was read from.
 
-    ``overrides`` are gates given as options, which win over ``gates`` and those of each checkpoint.
+    ``others`` are the models after the first, where checkpoints read several. ``overrides`` are gates
+    given as options, which win over ``gates`` and those of each checkpoint.
     """
 
     model: ModelSpec | None = None
+    others: tuple[ModelSpec, ...] = ()
     data: DataSpec | None = None
     saes: tuple[SAESpec, ...] = ()
     out: Path = Path(".saebench")
@@ -115,7 +122,8 @@ def parse_config(table: Table, place: Place) -> Config:
     data = table.data
     settings = parse_settings(table, place)
     if "model" in data:
-        settings["model"] = parse_model(data["model"], place)
+        settings["model"], *others = parse_models(data["model"], place)
+        settings["others"] = tuple(others)
     if "data" in data:
         settings["data"] = parse_data(data["data"], place)
     suites = settings.get("suites", measured_suites())
@@ -149,6 +157,14 @@ def parse_settings(table: Table, place: Place) -> dict[str, Any]:
             if name not in suite_names():
                 raise table.error("suites", f"unknown suite {name!r}", nearest(name, suite_names()))
     return found
+
+
+def parse_models(data: object, place: Place) -> list[ModelSpec]:
+    """One model, or a list of them in the order in which checkpoints count their sources."""
+    items = data if isinstance(data, list) else [data]
+    if not items:
+        raise ConfigError(f"model of {place.where}", "an empty list", "Name a model.")
+    return [parse_model(item, place) for item in items]
 
 
 def parse_model(data: object, place: Place) -> ModelSpec:
@@ -193,14 +209,30 @@ def _saes(top: Table, place: Place, suites: Sequence[str]) -> tuple[SAESpec, ...
 def _sae(data: object, number: int, place: Place, suites: Sequence[str]) -> SAESpec:
     data = {"ref": data} if isinstance(data, str) else data
     where = f"[[sae]] number {number} of {place.where}"
-    table = Table(data, where, ("ref", "name", "site", "allow_pickle", "gates"))
+    keys = ("ref", "name", "site", "allow_pickle", "gates", "set", "map")
+    table = Table(data, where, keys)
     return SAESpec(
         place.path(table.required("ref")),
         table.text("name"),
         table.text("site"),
         table.flag("allow_pickle"),
         _rules(table.data.get("gates", {}), f"gates of {where}", suites),
+        _texts(table, "set"),
+        _texts(table, "map"),
     )
+
+
+def _texts(table: Table, key: str) -> dict[str, str]:
+    """A table of plain values as the texts that they would be on the command line."""
+    data = table.data.get(key, {})
+    if not isinstance(data, dict) or not all(
+        isinstance(value, str | int | float) for value in data.values()
+    ):
+        raise table.error(key, f"found {data!r:.80}", 'Write { k = 10, activation = "topk" }.')
+    return {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in data.items()
+    }
 
 
 def _rules(data: object, where: str, suites: Sequence[str]) -> Rules:

@@ -104,6 +104,15 @@ RECONSTRUCTION: tuple[Definition, ...] = (
         "complement of the normalised MSE of several trainers; never below fve",
     ),
     Definition(
+        "fve_lowest_reading",
+        "FVE (lowest activation)",
+        "min_m(1 − Σᵢ‖eᵢ_m‖² / Σᵢ‖xᵢ_m − x̄_m‖²) over the activations m written side by side",
+        "fraction",
+        "higher",
+        UP_TO_ONE,
+        "fve of each source of a crosscoder or layer of a cross-layer transcoder",
+    ),
+    Definition(
         "fve_per_dim",
         "FVE (mean over dimensions)",
         "mean_d(1 − Σᵢ eᵢ_d² / Σᵢ(xᵢ_d − x̄_d)²)",

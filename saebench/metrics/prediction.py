@@ -161,8 +161,11 @@ def measurements(
     n_sequences: int,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
+    n_readings: int = 1,
 ) -> dict[str, Measurement]:
     """Every prediction metric with its interval, by metric id.
+
+    ``n_readings`` is how many activations were replaced, one at a time, and pooled in the sums.
 
     A recovered score has no value unless the lower end of the interval of its gap exceeds
     ``MIN_ABLATION_GAP``. Raises :class:`ConfigError` when the two did not see the same tokens.
@@ -170,7 +173,7 @@ def measurements(
     check_alike("tokens in each group", floor.n.tolist(), spliced.n.tolist())
     n_groups = floor.present.shape[0]
     points, intervals = bootstrap(partial(values, floor, spliced), n_groups, n_resamples, seed)
-    measure = partial(estimate, n_tokens=floor.n_tokens, n_sequences=n_sequences)
+    measure = partial(estimate, n_tokens=floor.n_tokens // n_readings, n_sequences=n_sequences)
     found = []
     for name, value in points.items():
         if name.startswith("gap_"):

@@ -17,8 +17,8 @@ What concerns only ``x`` is accumulated once per site in :class:`SiteSums` and s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -178,6 +178,20 @@ def values(site: SiteSums, sae: ReconstructionSums, weights: Tensor | None = Non
     }
 
 
+def fve_by_reading(
+    site: SiteSums, sae: ReconstructionSums, n_readings: int, weights: Tensor | None = None
+) -> Tensor:
+    """FVE of each of ``n_readings`` equal parts of the width, ``[1 or R, n_readings]``.
+
+    Not a number where a part has no variance. For what writes several activations side by side.
+    """
+    n, _, m2_x = site.moments.pooled(weights)
+    _, mean_e, m2_e = sae.errors.pooled(weights)
+    sse = (m2_e + n[:, None] * mean_e.square()).unflatten(1, (n_readings, -1)).sum(2)
+    tss = m2_x.unflatten(1, (n_readings, -1)).sum(2)
+    return 1 - ratio(sse, tss)
+
+
 def measurements(
     site: SiteSums,
     sae: ReconstructionSums,
@@ -185,15 +199,33 @@ def measurements(
     n_sequences: int,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
+    readings: Sequence[str] = (),
 ) -> dict[str, Measurement]:
     """Every reconstruction metric with its interval, by metric id.
 
-    Raises :class:`ConfigError` when the two did not see the same tokens.
+    ``readings`` name the activations that stand side by side; of more than one, FVE is shown for
+    each beside the pooled value, and the lowest is a metric of its own. Raises :class:`ConfigError`
+    when the two did not see the same tokens.
     """
     check_alike("tokens in each group", site.sums.n.tolist(), sae.sums.n.tolist())
     n_groups = site.sums.present.shape[0]
-    points, intervals = bootstrap(partial(values, site, sae), n_groups, n_resamples, seed)
+    several = len(readings) > 1
+
+    def everything(weights: Tensor | None) -> Values:
+        found = values(site, sae, weights)
+        if several:
+            by_reading = fve_by_reading(site, sae, len(readings), weights)
+            found["fve_lowest_reading"] = by_reading.min(1).values
+        return found
+
+    points, intervals = bootstrap(everything, n_groups, n_resamples, seed)
     details = _details(site, sae)
+    if several:
+        each = [
+            value if math.isfinite(value) else None
+            for value in fve_by_reading(site, sae, len(readings))[0].tolist()
+        ]
+        details["fve"] = {"by_reading": dict(zip(readings, each, strict=True))}
     found = [
         estimate(
             name,

@@ -1,145 +1,43 @@
-"""The pass: one stream of tokens through the model feeds every checkpoint and every metric.
+"""Running a pass: the models once per batch, then everything that was asked for.
 
-Per batch the model runs once up to the last site anybody asked for and stops there. Where predictions
-are wanted it is resumed from the site: clean, once per ablation of a site, once per checkpoint. What is
-observed is handed to *observers*: one set per site, shared by all checkpoints there, and one per
-checkpoint. Observers keep sums; nothing here grows with the number of tokens.
+Per batch each model runs once up to the last site anybody asked for and stops there. Where predictions
+are wanted it is resumed from the site: clean, once per ablation of a reading, once per checkpoint and
+reading that it writes. What is observed is handed to *observers*: one set per stack, shared by all
+checkpoints there, and one per checkpoint. Observers keep sums; nothing here grows with the number of
+tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Protocol
+from dataclasses import fields
 
 import torch
 from torch import Tensor
 
 from saebench.codes import SparseCodes
 from saebench.errors import DataError, ModelError
-from saebench.metrics.prediction import Losses
 from saebench.models import LanguageModel, Prefix
+from saebench.passes.requests import (
+    CALIBRATION_SEQUENCES,
+    Calibration,
+    PassRequest,
+    Predictions,
+    Reading,
+    SiteView,
+    Stack,
+    Subject,
+    SubjectView,
+)
 from saebench.predictions import Continuation, Scored, continue_from, score, spliced
-from saebench.sae import Dictionary
-from saebench.sites import Site
 from saebench.tokens import Batch
 
-CALIBRATION_SEQUENCES = 32
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A checkpoint at the site it reads and the site it writes (the same one, but for transcoders)."""
-
-    name: str
-    sae: Dictionary
-    site: Site
-    site_out: Site
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Next-token losses at the scored positions of a batch, ``[m]`` each; ``sequence_ids[m]``."""
-
-    sequence_ids: Tensor
-    ce_clean: Tensor
-    losses: Losses
-
-
-@dataclass(frozen=True)
-class SiteView:
-    """One site on one batch: counted activations ``x[n, width]`` with their ``sequence_ids[n]``.
-
-    ``zero`` and ``mean`` are the predictions with the site ablated (None when nobody needs logits).
-    """
-
-    site: Site
-    x: Tensor
-    sequence_ids: Tensor
-    zero: Predictions | None = None
-    mean: Predictions | None = None
-
-
-@dataclass(frozen=True)
-class SubjectView:
-    """One checkpoint on one batch: what it read, what it should give, its codes, what it gave.
-
-    ``x[n, d_in]``, ``target[n, d_out]`` (the same activations but for transcoders), ``codes`` of n
-    tokens, ``x_hat[n, d_out]``, ``sequence_ids[n]``; ``spliced`` the predictions with ``x_hat`` in
-    place of the target (None when nobody needs logits).
-    """
-
-    x: Tensor
-    target: Tensor
-    codes: SparseCodes
-    x_hat: Tensor
-    sequence_ids: Tensor
-    spliced: Predictions | None = None
-
-
-class SiteObserver(Protocol):
-    """Keeps sums over one site; told the calibration before the first batch."""
-
-    def begin(self, calibration: Calibration) -> None:
-        """Make the sums."""
-
-    def update(self, view: SiteView) -> None:
-        """Take in one batch."""
-
-
-class SubjectObserver(Protocol):
-    """Keeps sums over one checkpoint, fed after those of the sites on the same batch.
-
-    ``needs_predictions`` makes the pass compute logits.
-    """
-
-    needs_predictions: bool
-
-    def update(self, view: SubjectView) -> None:
-        """Take in one batch."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """The mean activation ``[width]`` (float64) of each site over the first sequences of the stream.
-
-    Fixed before anything is measured, so that what is ablated to the mean, and the definitions that
-    centre token by token, do not depend on the batch size. Shards of one stream must share it.
-    """
-
-    means: Mapping[Site, Tensor]
-    n_sequences: int
-    n_tokens: int
-
-
-@dataclass(frozen=True)
-class PassRequest:
-    """Who is measured, and by whom: observers by site, and by name of the subject."""
-
-    subjects: Sequence[Subject]
-    site_observers: Mapping[Site, Sequence[SiteObserver]]
-    subject_observers: Mapping[str, Sequence[SubjectObserver]]
-
-    @property
-    def sites(self) -> list[Site]:
-        """Every site that is read, written or observed, in the order a forward reaches them."""
-        used = {site for subject in self.subjects for site in (subject.site, subject.site_out)}
-        return sorted(used | set(self.site_observers))
-
-    def predicts(self, subject: Subject) -> bool:
-        """Whether a subject has to be spliced in and continued."""
-        return any(o.needs_predictions for o in self.subject_observers.get(subject.name, ()))
-
-    def begin(self, calibration: Calibration) -> None:
-        """Tell the sites' observers what the activations are centred on."""
-        for observers in self.site_observers.values():
-            for observer in observers:
-                observer.begin(calibration)
+Prefixes = Mapping[int, Prefix]  # by model, of those that anything is read from
 
 
 @torch.inference_mode()
 def run_pass(
-    model: LanguageModel,
+    models: LanguageModel | Sequence[LanguageModel],
     batches: Iterable[Batch],
     request: PassRequest,
     *,
@@ -147,24 +45,25 @@ def run_pass(
 ) -> Calibration:
     """Read every batch once and feed the observers; returns the calibration that was used.
 
-    Without one given, the batches that hold the first sequences are kept (prefix only) until their
-    mean is known, then continued like all others: no token passes the prefix twice.
-    Raises :class:`DataError` when no position of the stream counts, and :class:`ModelError` when not
-    even a single sequence fits into memory.
+    ``models`` are one model, or those that readings count. Without a calibration, the batches that
+    hold the first sequences are kept (prefix only) until it is known, then continued like all others:
+    no token passes the prefix twice. Raises :class:`DataError` when no position of the stream counts,
+    and :class:`ModelError` when not even a single sequence fits into memory.
     """
-    held: list[tuple[Batch, Prefix]] = []
+    models = [models] if isinstance(models, LanguageModel) else list(models)
+    held: list[tuple[Batch, Prefixes]] = []
     known = calibration
     if known is not None:
         request.begin(known)
     for whole in batches:
-        for batch, prefix in _prefixes(model, _on(model.device, whole), request.sites):
+        for batch, prefixes in _prefixes(models, _on(models[0].device, whole), request):
             if known is not None:
-                _observe(model, batch, prefix, request, known)
+                _observe(models, batch, prefixes, request, known)
                 continue
-            held.append((batch, prefix))
+            held.append((batch, prefixes))
             if sum(int(_first(part).sum()) for part, _ in held) >= CALIBRATION_SEQUENCES:
-                known = _flush(model, held, request)
-    return known if known is not None else _flush(model, held, request)
+                known = _flush(models, held, request)
+    return known if known is not None else _flush(models, held, request)
 
 
 def _on(device: torch.device, batch: Batch) -> Batch:
@@ -194,18 +93,18 @@ def _first(batch: Batch) -> Tensor:
 
 
 def _flush(
-    model: LanguageModel, held: list[tuple[Batch, Prefix]], request: PassRequest
+    models: Sequence[LanguageModel], held: list[tuple[Batch, Prefixes]], request: PassRequest
 ) -> Calibration:
     """Settle the calibration from the batches held back, then measure them."""
-    known = _calibrate(held, request.sites)
+    known = _calibrate(held, request)
     request.begin(known)
     while held:
-        _observe(model, *held.pop(0), request, known)
+        _observe(models, *held.pop(0), request, known)
     return known
 
 
-def _calibrate(held: Sequence[tuple[Batch, Prefix]], sites: Sequence[Site]) -> Calibration:
-    first = [(batch.counted & _first(batch)[:, None], prefix) for batch, prefix in held]
+def _calibrate(held: Sequence[tuple[Batch, Prefixes]], request: PassRequest) -> Calibration:
+    first = [(batch.counted & _first(batch)[:, None], prefixes) for batch, prefixes in held]
     n_tokens = sum(int(keep.sum()) for keep, _ in first)
     if not n_tokens:
         raise DataError(
@@ -215,45 +114,76 @@ def _calibrate(held: Sequence[tuple[Batch, Prefix]], sites: Sequence[Site]) -> C
         )
     n_sequences = sum(int(keep.any(1).sum()) for keep, _ in first)
     means = {
-        site: torch.stack([p.at(site)[keep].double().sum(0) for keep, p in first]).sum(0) / n_tokens
-        for site in sites
+        reading: torch.stack([_read(p, reading)[keep].double().sum(0) for keep, p in first]).sum(0)
+        / n_tokens
+        for reading in request.readings
     }
-    return Calibration(means, n_sequences, n_tokens)
+    estimated = {
+        subject.name: subject.sae.calibrate(
+            torch.cat([_stacked(prefixes, subject.reads)[keep] for keep, prefixes in first])
+        )
+        for subject in request.subjects
+        if subject.sae.pending
+    }
+    return Calibration(means, n_sequences, n_tokens, estimated)
 
 
 def _prefixes(
-    model: LanguageModel, batch: Batch, sites: Sequence[Site]
-) -> Iterator[tuple[Batch, Prefix]]:
-    """The prefix of a batch; of its halves, as often as it takes, when memory runs out."""
-    unpadded = bool(batch.attention_mask.all())
+    models: Sequence[LanguageModel], batch: Batch, request: PassRequest
+) -> Iterator[tuple[Batch, Prefixes]]:
+    """The prefixes of a batch; of its halves, as often as it takes, when memory runs out."""
+    mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
+    found: dict[int, Prefix] | None = {}
     try:
-        prefix = model.prefix(batch.ids, None if unpadded else batch.attention_mask, sites)
+        for number, model in enumerate(models):
+            if sites := request.sites(number):
+                assert found is not None
+                found[number] = model.prefix(batch.ids, mask, sites)
     except torch.OutOfMemoryError:
-        prefix = None
-    if prefix is not None:
-        yield batch, prefix
+        found = None
+    if found is not None:
+        yield batch, found
         return
     for half in _halves(batch):
-        yield from _prefixes(model, _rows(batch, half), sites)
+        yield from _prefixes(models, _rows(batch, half), request)
+
+
+def _read(prefixes: Prefixes, reading: Reading) -> Tensor:
+    """The activation ``[b, t, width]`` of a reading, float32 where two are subtracted."""
+    activation = prefixes[reading.model].at(reading.site)
+    if reading.minus is None:
+        return activation
+    return activation.float() - prefixes[reading.minus].at(reading.site).to(activation).float()
+
+
+def _stacked(prefixes: Prefixes, stack: Stack) -> Tensor:
+    """The activations ``[b, t, width]`` of a stack side by side, float32."""
+    parts = [_read(prefixes, reading).float() for reading in stack]
+    return parts[0] if len(parts) == 1 else torch.cat([p.to(parts[0].device) for p in parts], -1)
 
 
 def _observe(
-    model: LanguageModel, batch: Batch, prefix: Prefix, request: PassRequest, known: Calibration
+    models: Sequence[LanguageModel],
+    batch: Batch,
+    prefixes: Prefixes,
+    request: PassRequest,
+    known: Calibration,
 ) -> None:
-    """Measure one batch; on running out of memory, its halves, from the same prefix.
+    """Measure one batch; on running out of memory, its halves, from the same prefixes.
 
     Nothing is fed before all is computed.
     """
     try:
-        views = _views(model, batch, prefix, request, known)
+        views = _views(models, batch, prefixes, request, known)
     except torch.OutOfMemoryError:
         views = None
     if views is None:
         for half in _halves(batch):
-            _observe(model, _rows(batch, half), prefix.rows(half), request, known)
+            parts = {number: prefix.rows(half) for number, prefix in prefixes.items()}
+            _observe(models, _rows(batch, half), parts, request, known)
         return
-    for site, site_view in views[0].items():
-        for site_observer in request.site_observers.get(site, ()):
+    for stack, site_view in views[0].items():
+        for site_observer in request.site_observers.get(stack, ()):
             site_observer.update(site_view)
     for name, subject_view in views[1].items():
         for observer in request.subject_observers.get(name, ()):
@@ -261,65 +191,114 @@ def _observe(
 
 
 def _views(
-    model: LanguageModel, batch: Batch, prefix: Prefix, request: PassRequest, known: Calibration
-) -> tuple[dict[Site, SiteView], dict[str, SubjectView]]:
+    models: Sequence[LanguageModel],
+    batch: Batch,
+    prefixes: Prefixes,
+    request: PassRequest,
+    known: Calibration,
+) -> tuple[dict[Stack, SiteView], dict[str, SubjectView]]:
     counted = batch.counted
     ids = batch.sequence_ids[:, None].expand_as(counted)[counted]
-    x = {site: prefix.at(site)[counted].float() for site in request.sites}
-    outputs = {s.name: s.sae.reconstruct(x[s.site]) for s in request.subjects}
+    x = {stack: _stacked(prefixes, stack)[counted] for stack in request.stacks}
+    outputs = {s.name: _output(s, prefixes, x, counted) for s in request.subjects}
     predicting = [s for s in request.subjects if request.predicts(s)]
-    continued = _continuations(model, prefix, predicting, known, counted, outputs)
-    predictions = _predictions(model, batch, prefix, request.sites[-1], continued)
+    predictions: dict[tuple[str, str, Reading], Predictions] = {}
+    for number, prefix in prefixes.items():
+        continued = _continuations(models[number], number, prefixes, predicting, known, counted)
+        continued |= _splices(models[number], number, prefixes, predicting, counted, outputs)
+        predictions |= _predictions(models[number], batch, prefix, continued)
+
+    def of(kind: str, name: str, stack: Stack) -> tuple[Predictions, ...]:
+        found = [predictions.get((kind, name, reading)) for reading in stack]
+        return tuple(item for item in found if item is not None)
+
     site_views = {
-        site: SiteView(
-            site, x[site], ids, predictions.get(f"zero {site}"), predictions.get(f"mean {site}")
-        )
-        for site in request.sites
+        stack: SiteView(stack, x[stack], ids, of("zero", "", stack), of("mean", "", stack))
+        for stack in request.stacks
     }
     subject_views = {
         s.name: SubjectView(
-            x[s.site], x[s.site_out], *outputs[s.name], ids, predictions.get(f"spliced {s.name}")
+            x[s.reads], x[s.writes], *outputs[s.name], ids, of("spliced", s.name, s.writes)
         )
         for s in request.subjects
     }
     return site_views, subject_views
 
 
+def _output(
+    subject: Subject, prefixes: Prefixes, x: Mapping[Stack, Tensor], counted: Tensor
+) -> tuple[SparseCodes, Tensor]:
+    """The codes and the reconstruction of one checkpoint at the counted positions."""
+    if subject.sae.needs_sequences:
+        return subject.sae.reconstruct_sequences(_stacked(prefixes, subject.reads), counted)
+    return subject.sae.reconstruct(x[subject.reads])
+
+
 def _continuations(
     model: LanguageModel,
-    prefix: Prefix,
+    number: int,
+    prefixes: Prefixes,
     subjects: Sequence[Subject],
     known: Calibration,
     counted: Tensor,
-    outputs: Mapping[str, tuple[SparseCodes, Tensor]],
-) -> dict[str, Continuation]:
-    """``zero SITE`` and ``mean SITE`` once for each site, ``spliced NAME`` for each subject."""
+) -> dict[tuple[str, str, Reading], Continuation]:
+    """Zero and mean ablation of each reading of one model that is written, once for all subjects."""
+    written = dict.fromkeys(r for s in subjects for r in s.writes if r.model == number)
     continued = {}
-    for site in sorted({s.site_out for s in subjects}):
-        clean = prefix.at(site)
-        mean = known.means[site].to(clean)
+    for reading in written:
+        clean = prefixes[number].at(reading.site)
+        mean = known.means[reading].to(clean)
         for kind, vector in (("zero", torch.zeros_like(mean)), ("mean", mean)):
-            ablated = spliced(clean, counted, vector)
-            continued[f"{kind} {site}"] = Continuation(continue_from(model, prefix, site, ablated))
-    for s in subjects:
-        replaced = spliced(prefix.at(s.site_out), counted, outputs[s.name][1])
-        hidden = model.resume(prefix, s.site_out, replaced)
-        continued[f"spliced {s.name}"] = Continuation(hidden, reverse=True)
+            given = vector if reading.minus is None else vector + _base(prefixes, reading, counted)
+            ablated = spliced(clean, counted, given)
+            hidden = continue_from(model, prefixes[number], reading.site, ablated)
+            continued[kind, "", reading] = Continuation(hidden)
     return continued
+
+
+def _splices(
+    model: LanguageModel,
+    number: int,
+    prefixes: Prefixes,
+    subjects: Sequence[Subject],
+    counted: Tensor,
+    outputs: Mapping[str, tuple[SparseCodes, Tensor]],
+) -> dict[tuple[str, str, Reading], Continuation]:
+    """Each subject's reconstruction in the place of each reading of one model that it writes."""
+    continued = {}
+    for s in subjects:
+        widths = [prefixes[r.model].at(r.site).shape[-1] for r in s.writes]
+        parts = outputs[s.name][1].split(widths, -1)
+        for reading, part in zip(s.writes, parts, strict=True):
+            if reading.model != number:
+                continue
+            if reading.minus is not None:
+                part = part + _base(prefixes, reading, counted)
+            replaced = spliced(prefixes[number].at(reading.site), counted, part)
+            hidden = model.resume(prefixes[number], reading.site, replaced)
+            continued["spliced", s.name, reading] = Continuation(hidden, reverse=True)
+    return continued
+
+
+def _base(prefixes: Prefixes, reading: Reading, counted: Tensor) -> Tensor:
+    """What a difference is added to, ``[n, width]``: the activation of the model subtracted."""
+    assert reading.minus is not None
+    clean = prefixes[reading.model].at(reading.site)
+    return prefixes[reading.minus].at(reading.site).to(clean)[counted]
 
 
 def _predictions(
     model: LanguageModel,
     batch: Batch,
     prefix: Prefix,
-    last: Site,
-    continued: Mapping[str, Continuation],
-) -> dict[str, Predictions]:
-    """The losses of every continuation against the clean one; nothing where there is none."""
+    continued: Mapping[tuple[str, str, Reading], Continuation],
+) -> dict[tuple[str, str, Reading], Predictions]:
+    """The losses of every continuation of one model against its clean one."""
     scored = Scored.of(batch)
     if not continued or not scored.targets.shape[0]:
         return {}
+    last = prefix.sites[-1]
     clean = model.resume(prefix, last, prefix.at(last))
     ids = batch.sequence_ids[scored.rows]
     ce_clean, losses = score(model, scored, clean, continued)
-    return {name: Predictions(ids, ce_clean, item) for name, item in losses.items()}
+    return {key: Predictions(ids, ce_clean, item) for key, item in losses.items()}

@@ -74,14 +74,14 @@ def tokens(model, n_sequences, seed=0):
 def whole_pass(model, saes, ids):
     """Seconds of the pass with every reconstruction, prediction and sparsity metric accumulated."""
     site = model.site(SITE)
-    subjects = [Subject(f"s{i}", sae, site, site) for i, sae in enumerate(saes)]
+    subjects = [Subject.at(f"s{i}", sae, site) for i, sae in enumerate(saes)]
     shared = SiteEval(site)
     request = PassRequest(
         subjects,
-        {site: [shared]},
+        {shared.stack: [shared]},
         {
             s.name: [
-                ReconstructionEval(shared, s.sae.cfg.d_out, predictions=True),
+                ReconstructionEval(shared, s.sae.cfg.width_out, predictions=True),
                 SparsityEval(s.sae.cfg.d_sae, model.device),
             ]
             for s in subjects

@@ -1,0 +1,78 @@
+"""Which language models a run needs: those configured, or those that its checkpoints name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from saebench.config import Config, ModelSpec
+from saebench.errors import ConfigError, ModelError
+from saebench.models import Located, locate
+from saebench.sae import SAEConfig
+
+
+def model_specs(config: Config, checkpoints: Mapping[str, SAEConfig]) -> tuple[ModelSpec, ...]:
+    """The models in the order in which sources count them.
+
+    Raises :class:`ConfigError` where there is none, or fewer than a checkpoint reads.
+    """
+    given = (config.model, *config.others) if config.model is not None else _stated(checkpoints)
+    for name, cfg in checkpoints.items():
+        if cfg.n_models > len(given):
+            stated = f" ({', '.join(cfg.models)})" if cfg.models else ""
+            raise ConfigError(
+                f"the {cfg.n_models} language models that {name} reads{stated}",
+                f"only {len(given)}: {', '.join(spec.ref for spec in given)}",
+                'Give --model once for each, in this order, or model = ["…", "…"].',
+            )
+    return tuple(spec for spec in given if spec is not None)
+
+
+def _stated(checkpoints: Mapping[str, SAEConfig]) -> tuple[ModelSpec, ...]:
+    """The models that all checkpoints say they were trained on."""
+    stated = sorted(
+        {cfg.models or (cfg.model,) for cfg in checkpoints.values() if cfg.models or cfg.model}
+    )
+    if len(stated) != 1:
+        named = "; ".join(", ".join(map(str, names)) for names in stated)
+        raise ConfigError(
+            "the language model to measure with",
+            f"none is configured, and the checkpoints name {named or 'none'}",
+            "Give --model, --saebench-model or model = in saebench.toml.",
+        )
+    return tuple(ModelSpec(str(name)) for name in stated[0])
+
+
+def locate_model(spec: ModelSpec, *, from_checkpoints: bool) -> Located:
+    """Find the model; when only the checkpoints name it, the way out is to name another one."""
+    try:
+        return locate(spec.ref, revision=spec.revision)
+    except ModelError as error:
+        if not from_checkpoints:
+            raise
+        raise ConfigError(
+            f"the language model {spec.ref!r} that the checkpoints say they were trained on",
+            error.found,
+            "Name it as it is found here: --model, --saebench-model or model = in saebench.toml.",
+        ) from error
+
+
+def check_same_tokens(located: Sequence[Located]) -> None:
+    """Check that all models read the same token ids: their activations are aligned token by token.
+
+    Tokens added to a vocabulary (chat markers) may differ. Raises :class:`ConfigError`.
+    """
+    first = _vocabulary(located[0]) if len(located) > 1 else {}
+    for other in located[1:]:
+        if _vocabulary(other) != first:
+            raise ConfigError(
+                f"the same tokens for {located[0].id} and {other.id}",
+                "their tokenizers have different vocabularies",
+                "Compare models of one family: a crosscoder needs the same tokens in all of them.",
+            )
+
+
+def _vocabulary(located: Located) -> dict[str, int]:
+    """Token ids by text, without tokens that were added later."""
+    tokenizer = located.tokenizer()
+    added = set(tokenizer.get_added_vocab())
+    return {token: id for token, id in tokenizer.get_vocab().items() if token not in added}
