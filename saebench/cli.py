@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 from saebench._version import __version__
 from saebench.config.defaults import measured_suites
-from saebench.config.options import add_options, as_arguments, configured
+from saebench.config.options import OPTIONS, add_options, as_arguments, configured
+from saebench.config.reading import pairs
 from saebench.errors import ConfigError, SaebenchError
 
 USAGE_ERROR = 4  # as pytest's
@@ -64,6 +65,8 @@ examples:
   saebench inspect saes/topk-s0
   saebench inspect hf:org/repo@0123abc:layer_12/width_16k --json
   saebench inspect runs/ae_dir --allow-pickle          dictionary_learning's ae.pt
+  saebench inspect sae.pt --allow-pickle --set activation=topk --set k=32
+                                                       what the files leave open; errors say what that is
 """
 TRAIN_EPILOG = """\
 example recipe:
@@ -152,10 +155,13 @@ def _parser() -> argparse.ArgumentParser:
     inspect = _command(commands, "inspect", _inspect, "say what a checkpoint is", INSPECT_EPILOG)
     inspect.add_argument("ref", metavar="REF")
     inspect.add_argument("--json", action="store_true", help="print JSON")
-    inspect.add_argument("--site", metavar="SITE", help="hook point, where the file names none")
     inspect.add_argument(
-        "--allow-pickle", action="store_true", help="read .pt files, with weights_only=True"
+        "--headers-only", action="store_true", help="read no matrix: for files of many gigabytes"
     )
+    for option in OPTIONS:
+        if option.keyword in ("site", "allow_pickle", "settings", "tensors"):
+            given = {"default": None, **option.settings}
+            inspect.add_argument(f"--{option.flag}", dest=option.keyword, help=option.help, **given)
 
     train = _command(commands, "train", _train, "train a TopK or BatchTopK SAE", TRAIN_EPILOG)
     train.add_argument(
@@ -191,8 +197,6 @@ def _command(
 
 
 def _demo(values: argparse.Namespace) -> int:
-    from saebench.config.options import OPTIONS
-
     blank = dict.fromkeys(option.keyword for option in OPTIONS)
     blank["out"] = values.out
     run = argparse.Namespace(
@@ -266,7 +270,14 @@ def _inspect(values: argparse.Namespace) -> int:
 
     from saebench.loading import inspect
 
-    found = inspect(values.ref, site=values.site, allow_pickle=values.allow_pickle)
+    found = inspect(
+        values.ref,
+        site=values.site,
+        allow_pickle=bool(values.allow_pickle),
+        settings=pairs(values.settings or (), "--set k=10"),
+        tensors=pairs(values.tensors or (), "--map encoder=W_enc"),
+        headers_only=values.headers_only,
+    )
     print(json.dumps(found.to_json(), indent=2) if values.json else found.to_text())
     return 0
 

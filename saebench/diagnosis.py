@@ -2,7 +2,7 @@
 
 Everything is read in blocks of rows, so that a checkpoint opened by memory map is never held twice.
 Alignment is the cosine of a latent's encoder column and its decoder row: trained sparse autoencoders
-of one activation have it far above what chance gives (``1 / √d``), whatever the architecture.
+of one activation have a mean far above that of random directions, 0 ± ``1 / √(d · d_sae)``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 BLOCK_BYTES = 2**25
-PAIR_FLOPS = 2e11  # of comparing decoder rows pair by pair: seconds; beyond it, a sample is compared
+PAIR_FLOPS = (
+    2e11  # of comparing decoder rows pair by pair: seconds; beyond it, a sample is compared
+)
 DUPLICATE_COSINE = 0.99
 UNIT_TOLERANCE = 1e-3
-MIN_ALIGNMENT = 0.05  # and at least three times what chance gives
+MIN_ALIGNMENT = 0.05  # and at least five standard errors of what chance gives
 SEED = 0
 
 
@@ -129,7 +131,9 @@ def _silent(sae: SAE, rows: _Rows) -> Iterator[Finding]:
     """Latents that cannot do anything, by the weights alone."""
     zero = int((rows.norms == 0).sum())
     if 0 < zero < sae.cfg.d_sae:
-        text = f"{_share(zero, sae)} have a decoder direction of zero: what fires there adds nothing"
+        text = (
+            f"{_share(zero, sae)} have a decoder direction of zero: what fires there adds nothing"
+        )
         yield Finding("warning", "zero_decoder_rows", text, {"latents": zero})
     if sae.b_enc is None:
         return
@@ -147,17 +151,21 @@ def _alignment(sae: SAE, rows: _Rows) -> Iterator[Finding]:
     if cfg.width_in != cfg.width_out or cfg.is_transcoder:
         return
     if rows.tied:
-        yield Finding("info", "tied", "encoder and decoder are tied: W_enc is the transpose of W_dec")
+        yield Finding(
+            "info", "tied", "encoder and decoder are tied: W_enc is the transpose of W_dec"
+        )
         return
     mean = float(rows.alignment.mean())
-    chance = cfg.width_in**-0.5
+    chance = (cfg.width_in * cfg.d_sae) ** -0.5  # standard error of the mean of d_sae cosines
     figures = {"mean": mean, "chance": chance}
-    text = f"mean cosine of encoder and decoder of a latent is {mean:.3f} (chance: ± {chance:.3f})"
+    text = f"mean cosine of encoder and decoder of a latent is {mean:.3f} (chance: 0 ± {chance:.2g})"
     other = _transposed_alignment(sae)
-    if other is not None and other > max(2 * abs(mean), MIN_ALIGNMENT, 3 * chance):
-        text += f"; with the encoder transposed it is {other:.3f}: the matrix is the wrong way round"
+    if other is not None and other > max(2 * abs(mean), MIN_ALIGNMENT, 5 * chance):
+        text += (
+            f"; with the encoder transposed it is {other:.3f}: the matrix is the wrong way round"
+        )
         yield Finding("error", "orientation", text, {**figures, "transposed": other})
-    elif mean < max(MIN_ALIGNMENT, 3 * chance) and rows.alignment.numel() > 1:
+    elif mean < max(MIN_ALIGNMENT, 5 * chance) and rows.alignment.numel() > 1:
         text += ": untrained, of another checkpoint, or an encoder in the wrong orientation"
         yield Finding("warning", "alignment", text, figures)
     else:
@@ -202,7 +210,9 @@ def _precision(sae: SAE, rows: _Rows) -> Iterator[Finding]:
             yield Finding("warning", "dtype_loss", text, {"stored": stored, "fits": name})
             return
     if stored in ("bfloat16", "float16") or stored.startswith("float8"):
-        text = f"stored as {stored}: L0 can shift near thresholds; products here are made in float32"
+        text = (
+            f"stored as {stored}: L0 can shift near thresholds; products here are made in float32"
+        )
         yield Finding("info", "stored_16_bit", text, {"stored": stored})
 
 
@@ -212,7 +222,11 @@ def _duplicates(sae: SAE, rows: _Rows) -> Iterator[Finding]:
     compared = min(n, max(1, int(PAIR_FLOPS / (2 * n * width))))
     chosen = torch.arange(n)
     if compared < n:
-        chosen = torch.randperm(n, generator=torch.Generator().manual_seed(SEED))[:compared].sort().values
+        chosen = (
+            torch.randperm(n, generator=torch.Generator().manual_seed(SEED))[:compared]
+            .sort()
+            .values
+        )
     unit = _unit_rows(sae, rows)
     twins = 0
     for block in _blocks(compared, 2 * n):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from saebench.diagnosis import Finding
 from saebench.sae import Fact
 from saebench.weights import TensorInfo
 
@@ -17,7 +18,8 @@ class Inspection:
     """What was found at a reference, and what each fact was read from.
 
     ``evidence`` says by what the format was recognised, ``tensors`` what the weight file holds,
-    ``norms`` the smallest, mean and largest Euclidean norm of the decoder directions.
+    ``norms`` the smallest, mean and largest Euclidean norm of the decoder directions (None where only
+    headers were read), ``findings`` what the weights show.
     """
 
     reference: str
@@ -28,9 +30,10 @@ class Inspection:
     facts: Mapping[str, Fact]
     notes: tuple[str, ...]
     tensors: Mapping[str, TensorInfo]
-    norms: tuple[float, float, float]
+    norms: tuple[float, float, float] | None
     digests: Mapping[str, str]
     provenance: Mapping[str, Any]
+    findings: tuple[Finding, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -39,13 +42,12 @@ class Inspection:
             key: {"dtype": item.dtype, "shape": list(item.shape)}
             for key, item in self.tensors.items()
         }
-        low, mean, high = self.norms
-        data["norms"] = {"min": low, "mean": mean, "max": high}
+        data["norms"] = dict(zip(("min", "mean", "max"), self.norms or (None,) * 3, strict=True))
+        data["findings"] = [asdict(finding) for finding in self.findings]
         return data | {"evidence": list(self.evidence), "notes": list(self.notes)}
 
     def to_text(self) -> str:
         """Lines for a terminal; control characters in values from files are taken out."""
-        low, mean, high = self.norms
         lines = [printable(self.reference, 400), f"  format  {self.format}"]
         lines += [f"          {printable(item)}" for item in self.evidence]
         lines += [f"  commit  {self.commit}"] if self.commit else []
@@ -54,7 +56,12 @@ class Inspection:
             "",
             *_columns([(k, str(list(t.shape)), t.dtype) for k, t in self.tensors.items()]),
         ]
-        lines += ["", f"  decoder norms  min {low:.4g}, mean {mean:.4g}, max {high:.4g}"]
+        if self.norms is None:
+            lines += ["", "  only headers, configs and vectors were read"]
+        else:
+            low, mean, high = self.norms
+            lines += ["", f"  decoder norms  min {low:.4g}, mean {mean:.4g}, max {high:.4g}"]
+        lines += [f"  {item.severity}: {printable(item.text, 400)}" for item in self.findings]
         lines += [f"  note: {printable(note, 400)}" for note in self.notes]
         known = [(key, value, "") for key, value in _flat(self.provenance) if value is not None]
         lines += ["", "  training", *_columns(known)] if known else []

@@ -10,6 +10,7 @@ from typing import Any
 
 from saebench.adapters import Choices, Claim, claim
 from saebench.adapters.places import with_places
+from saebench.diagnosis import diagnose
 from saebench.errors import BadReferenceError, CheckpointError
 from saebench.files import CheckpointFiles, group_checkpoints
 from saebench.inspection import Inspection
@@ -68,8 +69,13 @@ def open_checkpoint(
     allow_pickle: bool = False,
     settings: Mapping[str, str] | None = None,
     tensors: Mapping[str, str] | None = None,
+    outline: bool = False,
 ) -> Checkpoint:
-    """The checkpoint at a reference: :func:`load_sae` with files, digests, commit and name."""
+    """The checkpoint at a reference: :func:`load_sae` with files, digests, commit and name.
+
+    In an ``outline`` matrices have shapes and no values, and files no digests: headers, configs and
+    vectors are all that is read.
+    """
     resolved = resolve(as_reference(ref))
     folder, names = _the_checkpoint(resolved)
     weights = [name for name in names if is_weights(name)]
@@ -78,7 +84,7 @@ def open_checkpoint(
     wanted = [name for name in names if allow_pickle or not is_pickle(name)]
     root = fetch(resolved, [f"{folder}/{name}" if folder else name for name in wanted])
     files = CheckpointFiles(
-        root / folder, tuple(names), allow_pickle, _hint(resolved.reference, folder)
+        root / folder, tuple(names), allow_pickle, _hint(resolved.reference, folder), outline
     )
     adapter, found = claim(files)
     choices = Choices(settings, tensors)
@@ -90,7 +96,7 @@ def open_checkpoint(
         files=files,
         claim=found,
         commit=resolved.commit,
-        digests=files.digests(found.files),
+        digests={} if outline else files.digests(found.files),
         sae=sae.eval(),
         name=short_name(_pinned(resolved, folder)),
         given={
@@ -103,11 +109,29 @@ def open_checkpoint(
 
 
 def inspect(
-    ref: str | Path | Reference, *, site: str | None = None, allow_pickle: bool = False
+    ref: str | Path | Reference,
+    *,
+    site: str | None = None,
+    allow_pickle: bool = False,
+    settings: Mapping[str, str] | None = None,
+    tensors: Mapping[str, str] | None = None,
+    headers_only: bool = False,
 ) -> Inspection:
-    """What the checkpoint at a reference is; raises what :func:`load_sae` raises."""
-    checkpoint = open_checkpoint(ref, site=site, allow_pickle=allow_pickle)
-    cfg, norms = checkpoint.sae.cfg, checkpoint.sae.decoder_norms()
+    """What the checkpoint at a reference is, and what its weights show.
+
+    With ``headers_only`` no matrix is read: there are no norms, findings and digests then. Raises
+    what :func:`load_sae` raises.
+    """
+    checkpoint = open_checkpoint(
+        ref,
+        site=site,
+        allow_pickle=allow_pickle,
+        settings=settings,
+        tensors=tensors,
+        outline=headers_only,
+    )
+    cfg = checkpoint.sae.cfg
+    norms = None if headers_only else checkpoint.sae.decoder_norms()
     return Inspection(
         reference=str(checkpoint.reference),
         name=checkpoint.name,
@@ -117,9 +141,12 @@ def inspect(
         facts=cfg.facts,
         notes=cfg.notes,
         tensors=_headers(checkpoint),
-        norms=(float(norms.min()), float(norms.mean()), float(norms.max())),
+        norms=None
+        if norms is None
+        else (float(norms.min()), float(norms.mean()), float(norms.max())),
         digests=checkpoint.digests,
         provenance=cfg.provenance,
+        findings=() if headers_only else tuple(diagnose(checkpoint.sae)),
     )
 
 

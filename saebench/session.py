@@ -30,6 +30,18 @@ class Entry:
         """Whether ``.pt`` files may be read."""
         return self.spec.allow_pickle
 
+    def load(self) -> Dictionary:
+        """The checkpoint, with what the configuration says of it."""
+        from saebench.loading import load_sae
+
+        return load_sae(
+            self.ref,
+            site=self.spec.site,
+            allow_pickle=self.spec.allow_pickle,
+            settings=self.spec.settings,
+            tensors=self.spec.tensors,
+        )
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -204,18 +216,7 @@ class Session:
     def sae(self, name: str) -> Dictionary:
         """The checkpoint, loaded once."""
         if name not in self._loaded:
-            from saebench.loading import load_sae
-
-            entry = self.entries[name]
-            self._loaded = {
-                name: load_sae(
-                    entry.ref,
-                    site=entry.spec.site,
-                    allow_pickle=entry.allow_pickle,
-                    settings=entry.spec.settings,
-                    tensors=entry.spec.tensors,
-                )
-            }
+            self._loaded = {name: self.entries[name].load()}
         return self._loaded[name]
 
     def finish(self, *, command: str | None, colour: bool = False) -> Written:

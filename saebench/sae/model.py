@@ -208,12 +208,14 @@ class SAE(Dictionary):
 
     def decoder_norms(self) -> Tensor:
         """Norm of each latent's direction in each target, ``[d_sae, n_targets]``."""
-        rows = self.W_dec
-        if self.cfg.undo_normalization:
-            rows = self.normalization.directions(rows)
-        if self.latent_scale is not None:
-            rows = rows / self.latent_scale[:, None]
-        return rows.reshape(self.cfg.d_sae, self.cfg.n_targets, -1).norm(dim=-1)
+        size = max(1, CHUNK_BYTES // (4 * self.cfg.width_out))  # a mapped decoder is not copied whole
+        norms = torch.cat([self._norms(rows) for rows in self.W_dec.split(size)])
+        return norms if self.latent_scale is None else norms / self.latent_scale[:, None]
+
+    def _norms(self, rows: Tensor) -> Tensor:
+        """``[n, n_targets]`` of decoder rows ``[n, width_out]``."""
+        directions = self.normalization.directions(rows) if self.cfg.undo_normalization else rows
+        return directions.reshape(rows.shape[0], self.cfg.n_targets, -1).norm(dim=-1)
 
     def _ready(self) -> SAE:
         """Itself; raises :class:`CheckpointError` while something has to be estimated on data."""
