@@ -36,6 +36,7 @@ from saebench.store import RecordStore, record_key
 from saebench.tokens import Batch, TokenStream, open_stream
 
 SEED = 0
+CENTRED = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,11 @@ class Run:
     def _reading(self, source: Source, width: int, name: str) -> Reading:
         """A source of a checkpoint as an activation of this run."""
         assert source.site is not None  # checked when the run was prepared
-        reading = Reading(self.models[source.model].site(source.site), source.model, source.minus)
+        model = self.models[source.model]
+        site = model.site(source.site)
+        # as TransformerLens: only what writes to the stream, and only where nothing depends on it
+        centred = source.centred and site.kind in CENTRED and model.ignores_mean
+        reading = Reading(site, source.model, source.minus, centred)
         for number in reading.models:
             self.models[number].check_width(reading.site, width, name)
         return reading
@@ -257,6 +262,7 @@ def _measure(run: Run, targets: Sequence[Target]) -> Iterator[Record]:
         found |= _baselines(subject, sites[subject.writes], found["l0@1"].value, n_sequences)
         yield _record(
             target,
+            subject,
             found,
             curves=firing[target.name].curves(),
             model=_identity(models),
@@ -293,6 +299,7 @@ def _baselines(
 
 def _record(
     target: Target,
+    subject: Subject,
     measurements: dict[str, Measurement],
     *,
     seconds: float,
@@ -303,6 +310,7 @@ def _record(
     cfg = with_estimates(
         checkpoint.sae.cfg, calibration.estimated.get(target.name, {}), calibration
     )
+    cfg = with_centring(cfg, subject)
     plain = asdict(cfg)
     facts, provenance, notes = (plain.pop(name) for name in ("facts", "provenance", "notes"))
     return Record(
@@ -344,6 +352,16 @@ def with_estimates(
     facts = {name: Fact(value, source, "assumed") for name, value in estimated.items()}
     notes = (*cfg.notes, f"{' and '.join(estimated)} {source}")
     return replace(cfg, facts={**cfg.facts, **facts}, notes=notes)
+
+
+def with_centring(cfg: SAEConfig, subject: Subject) -> SAEConfig:
+    """The configuration with what became of the centring that it asks for."""
+    if not cfg.centred:
+        return cfg
+    note = "the mean over dimensions was taken out of each token, as TransformerLens does"
+    if not any(reading.centred for reading in (*subject.reads, *subject.writes)):
+        note = "nothing was centred: this model's norms, or this hook point, do not allow for it"
+    return replace(cfg, notes=(*cfg.notes, note))
 
 
 def _watched(

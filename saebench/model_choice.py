@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from saebench.config import Config, ModelSpec
 from saebench.errors import ConfigError, ModelError
 from saebench.models import Located, locate
+from saebench.models.names import hub_id
 from saebench.sae import SAEConfig
 
 
@@ -45,7 +46,7 @@ def _stated(checkpoints: Mapping[str, SAEConfig]) -> tuple[ModelSpec, ...]:
 def locate_model(spec: ModelSpec, *, from_checkpoints: bool) -> Located:
     """Find the model; when only the checkpoints name it, the way out is to name another one."""
     try:
-        return locate(spec.ref, revision=spec.revision)
+        return locate(hub_id(spec.ref), revision=spec.revision)
     except ModelError as error:
         if not from_checkpoints:
             raise

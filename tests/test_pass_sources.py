@@ -227,3 +227,29 @@ def test_each_model_runs_once_per_batch_and_only_if_something_is_read_from_it():
     assert (base.calls - before)["prefix"] == tuned.calls["prefix"] == 2
     assert (base.calls - before)["suffix"] == tuned.calls["suffix"] == 2 * (1 + 2 + 1)
     assert not idle.calls["prefix"]
+
+
+@pytest.mark.parametrize("minus", [None, 0])
+def test_a_centred_reading_has_mean_zero_and_gets_its_mean_back_before_the_model_goes_on(minus):
+    models, ids = [shared_model("gpt2"), other_model()], tokens(6)
+    site = Site(1, "resid_post")
+    reading = Reading(models[0].site(site), 1, minus, centred=True)
+    sae = random_sae(4)
+    found, _ = evaluate(models, ids, Subject.at("c", sae, reading))
+    whole = activations(models[1], ids, site)
+    base = 0 if minus is None else activations(models[0], ids, site)
+    x = whole - base - (whole - base).mean(-1, keepdim=True)
+    x_hat = sae(x)
+    assert found["fve"].value == pytest.approx(fve(x.flatten(0, 1), x_hat.flatten(0, 1)), rel=1e-4)
+    spliced = ce(models[1], with_site(models[1], ids, site, whole - x + x_hat), ids)
+    assert found["ce_spliced"].value == pytest.approx(spliced, rel=1e-5)
+    ablated = ce(models[1], with_site(models[1], ids, site, whole - x), ids)
+    assert found["ce_zero"].value == pytest.approx(ablated, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "ignores"), [("gpt2", True), ("gpt_neox", True), ("llama", False), ("gemma2", False)]
+)
+def test_only_a_model_of_layer_norms_ignores_the_mean_over_dimensions(name, ignores):
+    model = shared_model(name)
+    assert model.ignores_mean == ignores

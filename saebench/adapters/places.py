@@ -17,7 +17,8 @@ def with_places(cfg: SAEConfig, choices: Choices, site: str | None = None) -> SA
 
     Settings are ``site``, ``site_out``, ``sites``, ``sites_out`` (of one model, separated by commas),
     ``model``, ``models`` (in the order of the sources) and ``direction`` (``difference_ftb``: the
-    second model minus the first). Raises :class:`CheckpointError` when their number is not that of
+    second model minus the first), ``centred`` (whether the activations came from a model that
+    TransformerLens had centred). Raises :class:`CheckpointError` when their number is not that of
     the sources.
     """
     facts: dict[str, Fact] = {}
@@ -32,11 +33,13 @@ def with_places(cfg: SAEConfig, choices: Choices, site: str | None = None) -> SA
     direction = choices.text("direction", tuple(DIRECTIONS))
     if direction is not None:
         facts["difference"] = Fact(DIRECTIONS[direction.value], direction.source, "user")
+    if fact := choices.flag("centred"):
+        facts["centred"] = fact
     _check(cfg, facts)
     notes = cfg.notes
     for name, fact in facts.items():
         before: Any = getattr(cfg, name)
-        if before and before != fact.value:
+        if before and name != "centred" and before != fact.value:
             where = f" ({cfg.facts[name].source})" if name in cfg.facts else ""
             what = "hook point" if name == "site" else name
             notes = (*notes, f"the {what} given, {fact.value}, overrules {before}{where}")

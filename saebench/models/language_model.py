@@ -21,6 +21,7 @@ from saebench.sites import Site, parse_site
 __all__ = ["LanguageModel", "Prefix"]
 
 _TRIAL_TOKENS = 4
+IGNORED = 0.02  # of the effect of a shift in another direction: rounding, in 16 bits too
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}  # relative to the largest logit
 _TOLERANCE_16_BIT = 3e-2
 
@@ -225,6 +226,29 @@ class LanguageModel:
         same = torch.equal(self.resume(prefix, site, clean), self.resume(other, site, clean))
         self.calls = before
         return bool(prefix.shared) or not same
+
+    @cached_property
+    def ignores_mean(self) -> bool:
+        """Whether the model goes on alike when all dimensions of its residual stream are shifted.
+
+        So it is where every norm is a LayerNorm (GPT-2, Pythia), and not where they are RMSNorms.
+        Found by shifting the stream after the first block, against a shift of the same length along
+        other directions.
+        """
+        before = self.calls.copy()
+        site = Site(0, "resid_post")
+        prefix = self.prefix(self._trial_ids(), None, [site])
+        clean = prefix.at(site).float()
+        size = clean.std()
+        along = size * torch.ones_like(clean)
+        across = along * (torch.arange(clean.shape[-1], device=clean.device) % 2 * 2 - 1)
+        end = self.resume(prefix, site, clean).float()
+        moved, turned = (
+            float((self.resume(prefix, site, clean + shift).float() - end).norm())
+            for shift in (along, across)
+        )
+        self.calls = before
+        return moved < IGNORED * turned
 
     @cached_property
     def digest(self) -> str:

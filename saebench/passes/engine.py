@@ -149,11 +149,11 @@ def _prefixes(
 
 
 def _read(prefixes: Prefixes, reading: Reading) -> Tensor:
-    """The activation ``[b, t, width]`` of a reading, float32 where two are subtracted."""
+    """The activation ``[b, t, width]`` of a reading, float32 where something was taken from it."""
     activation = prefixes[reading.model].at(reading.site)
-    if reading.minus is None:
+    if reading.is_whole:
         return activation
-    return activation.float() - prefixes[reading.minus].at(reading.site).to(activation).float()
+    return activation.float() - _taken(prefixes, reading)
 
 
 def _stacked(prefixes: Prefixes, stack: Stack) -> Tensor:
@@ -249,7 +249,7 @@ def _continuations(
         clean = prefixes[number].at(reading.site)
         mean = known.means[reading].to(clean)
         for kind, vector in (("zero", torch.zeros_like(mean)), ("mean", mean)):
-            given = vector if reading.minus is None else vector + _base(prefixes, reading, counted)
+            given = vector if reading.is_whole else vector + _taken(prefixes, reading)[counted]
             ablated = spliced(clean, counted, given)
             hidden = continue_from(model, prefixes[number], reading.site, ablated)
             continued[kind, "", reading] = Continuation(hidden)
@@ -272,19 +272,26 @@ def _splices(
         for reading, part in zip(s.writes, parts, strict=True):
             if reading.model != number:
                 continue
-            if reading.minus is not None:
-                part = part + _base(prefixes, reading, counted)
+            if not reading.is_whole:
+                part = part + _taken(prefixes, reading)[counted]
             replaced = spliced(prefixes[number].at(reading.site), counted, part)
             hidden = model.resume(prefixes[number], reading.site, replaced)
             continued["spliced", s.name, reading] = Continuation(hidden, reverse=True)
     return continued
 
 
-def _base(prefixes: Prefixes, reading: Reading, counted: Tensor) -> Tensor:
-    """What a difference is added to, ``[n, width]``: the activation of the model subtracted."""
-    assert reading.minus is not None
-    clean = prefixes[reading.model].at(reading.site)
-    return prefixes[reading.minus].at(reading.site).to(clean)[counted]
+def _taken(prefixes: Prefixes, reading: Reading) -> Tensor:
+    """What a reading leaves out of its model's activation, ``[b, t, width]`` (or 1 wide), float32.
+
+    Another model's activation, the mean over dimensions, or both.
+    """
+    activation = prefixes[reading.model].at(reading.site).float()
+    if reading.minus is None:
+        return activation.mean(-1, keepdim=True)
+    other = prefixes[reading.minus].at(reading.site).to(activation)
+    if not reading.centred:
+        return other
+    return other + (activation - other).mean(-1, keepdim=True)
 
 
 def _predictions(

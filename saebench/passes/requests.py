@@ -24,16 +24,25 @@ CALIBRATION_SEQUENCES = 32
 class Reading(NamedTuple):
     """An activation of the run: ``site`` of ``model``, less that of the model ``minus`` if one is named.
 
-    Models are counted in the order given to the pass.
+    Models are counted in the order given to the pass. ``centred`` takes the mean over dimensions out
+    of each token; it is put back before the model goes on from a replacement.
     """
 
     site: Site
     model: int = 0
     minus: int | None = None
+    centred: bool = False
 
     def __str__(self) -> str:
         minus = "" if self.minus is None else f" − model {self.minus}"
-        return f"{self.site}, model {self.model}{minus}" if self.model or minus else str(self.site)
+        centred = " (centred)" if self.centred else ""
+        model = f", model {self.model}{minus}" if self.model or minus else ""
+        return f"{self.site}{model}{centred}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the activation itself, from which nothing was taken."""
+        return self.minus is None and not self.centred
 
     @property
     def models(self) -> tuple[int, ...]:

@@ -27,12 +27,14 @@ class Source(NamedTuple):
     """One activation that is read or written: a hook point of one of the models of a run.
 
     ``model`` counts the models in the order given; ``minus`` is the model whose activation at the
-    same hook point is subtracted (of a difference SAE), or None.
+    same hook point is subtracted (of a difference SAE), or None. ``centred`` asks for the mean over
+    dimensions to be taken out of each token, where the model itself does not see that mean.
     """
 
     site: str | None
     model: int = 0
     minus: int | None = None
+    centred: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class SAEConfig:
     one model has ``sites``/``sites_out`` instead, one name each. ``n_sources``, ``n_targets`` count
     the activations read and written side by side: several models, unless ``sites`` are named.
     ``models`` are the models the files name, in the order of the sources. ``difference`` is
-    ``"1-0"`` where model 1 minus model 0 is read, as a difference SAE does. ``normalization`` names
+    ``"1-0"`` where model 1 minus model 0 is read, as a difference SAE does. ``centred`` is true where
+    the activations came from a model whose weights TransformerLens had centred, so that what is
+    written to the residual stream has mean zero over dimensions. ``normalization`` names
     what is done to the input, and ``undo_normalization`` is whether decoding undoes it (a
     transcoder's output is at another site, so its decoder does not).
     """
@@ -65,6 +69,7 @@ class SAEConfig:
     model: str | None = None
     models: tuple[str, ...] = ()
     difference: Difference | None = None
+    centred: bool = False
     dtype: str = "float32"
     normalization: str = "none"
     undo_normalization: bool = True
@@ -118,7 +123,7 @@ class SAEConfig:
     def _sources(self, site: str | None, sites: tuple[str, ...], count: int) -> tuple[Source, ...]:
         if self.difference is not None:
             model, minus = map(int, self.difference.split("-"))
-            return (Source(site, model, minus),)
+            return (Source(site, model, minus, self.centred),)
         if sites:
-            return tuple(Source(name) for name in sites)
-        return tuple(Source(site, model) for model in range(count))
+            return tuple(Source(name, centred=self.centred) for name in sites)
+        return tuple(Source(site, model, None, self.centred) for model in range(count))
