@@ -9,28 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import yaml
 
 from saebench.errors import BadReferenceError, CheckpointError, UnsafeFileError
 from saebench.weights import (
     StateDict,
     TensorInfo,
-    dtype_name,
     is_pickle,
     is_weights,
     read_header,
-    read_pickle,
-    read_safetensors,
+    read_weights,
     refuse_pickle,
 )
+from saebench.weights.plain import MAX_DEPTH, NotPlain, TooDeep, plain
 
 CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 
-MAX_JSON_BYTES = 4 * 2**20  # the config of an SAE is a few kilobytes
-MAX_JSON_DEPTH = 32
+MAX_CONFIG_BYTES = 4 * 2**20  # the config of an SAE is a few kilobytes
 MAX_FILES = 50_000  # a folder with more is a file system, not a collection of checkpoints
 
 
@@ -38,15 +39,20 @@ MAX_FILES = 50_000  # a folder with more is a file system, not a collection of c
 class CheckpointFiles:
     """The config and weight files of one folder, ``names`` relative to ``root``.
 
-    ``allow_pickle`` admits ``.pt`` files, still with ``weights_only=True``. ``hint`` is the path that
-    the checkpoint goes by (``org/repo/layer_12/width_16k``): never evidence of a format, but some
-    formats keep layer and width nowhere else.
+    ``allow_pickle`` admits ``.pt`` and ``.pkl`` files, read as data: what they name is never called.
+    ``hint`` is the path that the checkpoint goes by (``org/repo/layer_12/width_16k``): never evidence
+    of a format, but some formats keep layer and width nowhere else. In an ``outline`` matrices have
+    shapes and no values, so that nothing large is read.
     """
 
     root: Path
     names: tuple[str, ...]
     allow_pickle: bool = False
     hint: str = ""
+    outline: bool = False
+    _headers: dict[str, dict[str, TensorInfo]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def path(self, name: str) -> Path:
         """The path of one of the names.
@@ -73,45 +79,63 @@ class CheckpointFiles:
 
     def json(self, name: str) -> dict[str, Any]:
         """The object in a JSON file; raises :class:`CheckpointError` where there is none."""
+        return self._config(name, "JSON", _parse_json)
+
+    def yaml(self, name: str) -> dict[str, Any]:
+        """The mapping in a YAML file; raises :class:`CheckpointError` where there is none.
+
+        Anchors and aliases (which multiply) and tags (which construct) are refused.
+        """
+        return self._config(name, "YAML", _parse_yaml)
+
+    def _config(self, name: str, kind: str, parse: Callable[[str], Any]) -> dict[str, Any]:
         path = self.path(name)
         size = path.stat().st_size
-        if size > MAX_JSON_BYTES:
-            raise _not_a_config(name, f"{size:,} bytes, above the limit of {MAX_JSON_BYTES:,}")
+        if size > MAX_CONFIG_BYTES:
+            raise _not_a_config(name, f"{size:,} bytes, above the limit of {MAX_CONFIG_BYTES:,}")
         try:
-            value = json.loads(path.read_bytes())
-            depth = _depth(value)
-        except RecursionError:
-            depth = MAX_JSON_DEPTH + 1
-        except ValueError as error:
+            value = plain(parse(path.read_bytes().decode("utf-8-sig")))
+        except (TooDeep, RecursionError):
+            raise _not_a_config(name, f"nested deeper than {MAX_DEPTH} levels") from None
+        except NotPlain as error:
+            raise _not_a_config(name, str(error)) from error
+        except (ValueError, yaml.YAMLError) as error:
             raise CheckpointError(
-                f"config {name} as JSON",
-                f"{str(error).rstrip('.')} ({size:,} bytes)",
+                f"config {name} as {kind}",
+                f"{' '.join(str(error).split()).rstrip('.')} ({size:,} bytes)",
                 "The file is damaged or truncated; fetch it again.",
             ) from error
-        if depth > MAX_JSON_DEPTH:
-            raise _not_a_config(name, f"nested deeper than {MAX_JSON_DEPTH} levels")
         if not isinstance(value, dict):
             raise _not_a_config(name, f"a {type(value).__name__} instead of an object")
         return value
 
     def header(self, name: str) -> dict[str, TensorInfo]:
-        """Dtype and shape of every tensor in a weight file, without reading the weights."""
-        if not is_pickle(name):
-            return read_header(self.path(name))
-        tensors = self.state_dict(name).tensors  # mapped: only what is touched is read
-        return {k: TensorInfo(dtype_name(t.dtype), tuple(t.shape)) for k, t in tensors.items()}
+        """Dtype and shape of every tensor in a weight file, without reading the weights.
+
+        Raises what :meth:`state_dict` raises.
+        """
+        path = self._weights(name)
+        if name not in self._headers:  # every adapter looks, and a gzipped pickle is long to unpack
+            self._headers[name] = read_header(path)
+        return dict(self._headers[name])
 
     def state_dict(self, name: str) -> StateDict:
-        """The tensors of a weight file.
+        """The tensors of a weight file, each read when it is asked for.
 
         Raises :class:`UnsafeFileError` for a pickle that was not allowed or that needs more than
-        ``weights_only=True``, and for a file whose declared sizes are not true.
+        tensors, containers and configs, and for a file whose declared sizes are not true.
         """
-        if not is_pickle(name):
-            return read_safetensors(self.path(name))
-        if not self.allow_pickle:
+        return read_weights(self._weights(name), outline=self.outline)
+
+    def _weights(self, name: str) -> Path:
+        if is_pickle(name) and not self.allow_pickle:
             raise refuse_pickle(name)
-        return read_pickle(self.path(name))
+        return self.path(name)
+
+    def sizes(self, names: Iterable[str] | None = None) -> dict[str, int]:
+        """The bytes of each file, of all files or of those named."""
+        chosen = sorted(self.names if names is None else names)
+        return {name: self.path(name).stat().st_size for name in chosen}
 
     def digests(self, names: Iterable[str] | None = None) -> dict[str, str]:
         """The SHA-256 of each file in hexadecimal, of all files or of those named."""
@@ -187,9 +211,58 @@ def _hub_blobs(root: Path) -> Iterator[Path]:
             yield blobs
 
 
-def _depth(value: Any) -> int:
-    if isinstance(value, dict):
-        return 1 + max(map(_depth, value.values()), default=0)
-    if isinstance(value, list):
-        return 1 + max(map(_depth, value), default=0)
-    return 0
+class _YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Plain values only: no key twice, and dates as the text they were written in."""
+
+
+def _construct_mapping(loader: _YamlLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    return _no_key_twice(
+        [
+            (_key(loader, key), loader.construct_object(value, deep=True))
+            for key, value in node.value
+        ]
+    )
+
+
+def _construct_text(loader: _YamlLoader, node: yaml.ScalarNode) -> str:
+    return str(loader.construct_scalar(node))
+
+
+def _key(loader: _YamlLoader, node: yaml.Node) -> Any:
+    if not isinstance(node, yaml.ScalarNode):
+        raise NotPlain("a list or mapping as a key")
+    return loader.construct_object(node)
+
+
+_YamlLoader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
+_YamlLoader.add_constructor("tag:yaml.org,2002:timestamp", _construct_text)
+_YamlLoader.add_constructor("tag:yaml.org,2002:merge", _construct_text)
+_YamlLoader.add_constructor("tag:yaml.org,2002:value", _construct_text)
+
+
+def _parse_json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_no_key_twice)
+
+
+def _parse_yaml(text: str) -> Any:
+    depth = 0
+    for event in yaml.parse(text, Loader=_YamlLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise NotPlain("an anchor or alias, which could multiply what it names")
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise NotPlain(f"the tag {tag!r:.80}, which asks for more than plain values")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise TooDeep(f"nested deeper than {MAX_DEPTH} levels")
+    return yaml.load(text, Loader=_YamlLoader)
+
+
+def _no_key_twice(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = Counter(key for key, _ in pairs)
+        twice = seen.most_common(1)[0][0]
+        raise NotPlain(f"the key {twice!r:.80} twice, so that readers may disagree about it")
+    return found

@@ -97,7 +97,7 @@ OPTIONS = (
     Option(
         "allow-pickle",
         "allow_pickle",
-        "read .pt files, with weights_only=True",
+        "read .pt and .pkl files, as data only: no code in them is run",
         {"action": "store_const", "const": True},
     ),
 )
