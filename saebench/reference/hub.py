@@ -1,0 +1,136 @@
+"""The files of a hub repository at a commit, or those that earlier downloads left in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from saebench.errors import BadReferenceError, HubError
+from saebench.files import check_inside, is_allowed, list_files
+from saebench.reference.grammar import COMMIT, Reference
+from saebench.reference.hub_errors import with_retries
+from saebench.reference.resolved import Resolved
+from saebench.weights import is_weights
+
+TIMEOUT = 30.0  # seconds for a listing, which of a repository of thousands of files takes some
+TRANSIENT = ("TimeoutException", "NetworkError", "RemoteProtocolError")
+
+
+def resolve_hub(reference: Reference, endpoint: str | None, cache: Path | None) -> Resolved:
+    """The files of a repository at the commit that its revision is now.
+
+    Raises :class:`HubError` when the hub refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    repo, revision = str(reference.repo), reference.revision
+
+    def ask() -> Any:
+        return HfApi(endpoint=endpoint).model_info(
+            repo, revision=revision, files_metadata=True, timeout=TIMEOUT
+        )
+
+    try:
+        info = with_retries(f"{reference} on the hub", ask, TRANSIENT)
+    except OfflineModeIsEnabled:
+        return _resolve_cached(reference, cache)
+    commit = str(info.sha)
+    if not COMMIT.fullmatch(commit):
+        raise HubError(f"the commit of {reference}", repr(commit), "Name a revision with @.")
+    siblings = {item.rfilename: item for item in info.siblings or []}
+    for name in siblings:
+        check_inside(name)
+    names, file = _at(reference, siblings)
+    return Resolved(
+        reference=reference,
+        base=Reference("hub", reference.repo, reference.revision, ""),
+        names=names,
+        commit=commit,
+        within=reference.path,
+        file=file,
+        sizes={name: int(siblings[name].size or 0) for name in names},
+        checksums={name: sum_ for name in names if (sum_ := _checksum(siblings[name]))},
+        endpoint=endpoint,
+        cache=cache,
+    )
+
+
+def snapshot_folder(repo: str, commit: str, cache: Path | None) -> Path:
+    """Where the hub's client keeps the files of a repository at a commit."""
+    return repository_folder(repo, cache) / "snapshots" / commit
+
+
+def repository_folder(repo: str, cache: Path | None) -> Path:
+    """Where the hub's client keeps what it has of a repository."""
+    from huggingface_hub import constants
+
+    root = Path(constants.HF_HUB_CACHE if cache is None else cache).expanduser()
+    return root / f"models--{repo.replace('/', '--')}"
+
+
+def _resolve_cached(reference: Reference, cache: Path | None) -> Resolved:
+    """The files of a repository that earlier downloads left in the cache."""
+    repo, wanted = str(reference.repo), reference.revision or "main"
+    folder = repository_folder(repo, cache)
+    commit = wanted if COMMIT.fullmatch(wanted) else _noted(folder / "refs" / wanted)
+    root = None if commit is None else snapshot_folder(repo, commit, cache)
+    if commit is None or root is None or not root.is_dir():
+        commits = ", ".join(sorted(path.name for path in folder.glob("snapshots/*")))
+        raise _not_cached(reference, f"which has {commits}" if commits else "")
+    names, file = _at(reference, list_files(root))
+    if not any(map(is_weights, names)):
+        raise _not_cached(reference, f"which has only {', '.join(names[:6])}")
+    return Resolved(
+        reference=reference,
+        base=Reference("hub", reference.repo, reference.revision, ""),
+        names=names,
+        commit=commit,
+        root=root,
+        within=reference.path,
+        file=file,
+    )
+
+
+def _noted(ref: Path) -> str | None:
+    """The commit that the cache says a revision was."""
+    try:
+        text = ref.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return text if COMMIT.fullmatch(text) else None
+
+
+def _not_cached(reference: Reference, found: str) -> HubError:
+    return HubError(
+        f"{reference} with the hub switched off (HF_HUB_OFFLINE)",
+        f"not in the cache, {found}" if found else "not in the cache",
+        "Unset HF_HUB_OFFLINE, or reference a local folder.",
+    )
+
+
+def _checksum(sibling: Any) -> str | None:
+    """What the hub says the content hashes to: SHA-256 of a large file, git's SHA-1 of a small one."""
+    lfs = getattr(sibling, "lfs", None)
+    if lfs is not None:
+        return f"sha256:{lfs.sha256}"
+    blob = getattr(sibling, "blob_id", None)
+    return f"git:{blob}" if blob else None
+
+
+def _at(reference: Reference, every: Iterable[str]) -> tuple[tuple[str, ...], str | None]:
+    """The allowed names of a repository, and the file referenced; an error where nothing is there."""
+    names = tuple(sorted(name for name in every if is_allowed(name)))
+    path = reference.path
+    if path in names:
+        return names, path
+    if not any(not path or name.startswith(f"{path}/") for name in names):
+        tops = sorted({name.split("/")[0] for name in names})
+        shown = ", ".join(tops[:12]) + (", …" if len(tops) > 12 else "")
+        raise BadReferenceError(
+            f"a checkpoint at {reference}",
+            f"no weights or configs there; the repository has {shown or 'none at all'}",
+            "Check the path after the second colon.",
+        )
+    return names, None
