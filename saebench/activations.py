@@ -64,6 +64,22 @@ class ReLU(Activation):
         return _select_where(pre > 0, pre)
 
 
+class Identity(Activation):
+    """``f = pre``: of dictionaries that decide what fires before, as one with a gate matrix does."""
+
+    def dense(self, pre: Tensor) -> Tensor:
+        """Codes ``f[..., d_sae]``."""
+        return pre
+
+
+class TanhReLU(Activation):
+    """``f = tanh(max(pre, 0))``: the ``tanh-relu`` of SAELens before version 6."""
+
+    def dense(self, pre: Tensor) -> Tensor:
+        """Codes ``f[..., d_sae]``, all below one."""
+        return pre.relu().tanh_()
+
+
 class JumpReLU(Activation):
     """``f = pre · [pre > threshold] · [pre > 0]``, strict on both sides.
 
@@ -193,13 +209,13 @@ class AbsTopK(TopK):
 
 
 class GroupMax(TopK):
-    """``f`` keeps the largest entry of each of ``k`` contiguous groups of latents and rectifies it."""
+    """``f`` keeps the largest entry of each of ``k`` contiguous groups, rectified if ``rectify``."""
 
     def _top(self, pre: Tensor) -> tuple[Tensor, Tensor]:
         size = pre.shape[-1] // self.k
         values, places = pre.unflatten(-1, (self.k, size)).max(-1)
         starts = torch.arange(self.k, device=pre.device) * size
-        return values.relu(), places + starts
+        return (values.relu() if self.rectify else values), places + starts
 
 
 class Gated(Activation):

@@ -4,6 +4,7 @@ from saebench.sae.config import Fact, SAEConfig, Source
 from saebench.sae.cross_layer import CrossLayerTranscoder
 from saebench.sae.dictionary import Dictionary
 from saebench.sae.model import SAE, Crosscoder
+from saebench.sae.untied_gate import UntiedGatedSAE
 
 __all__ = [
     "SAE",
@@ -13,4 +14,5 @@ __all__ = [
     "Fact",
     "SAEConfig",
     "Source",
+    "UntiedGatedSAE",
 ]

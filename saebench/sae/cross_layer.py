@@ -31,7 +31,8 @@ class CrossLayerTranscoder(Dictionary):
         writes ``T_s`` targets side by side and its ``b_dec`` is zero.
     targets : for each source which targets those are, ascending.
     b_dec : ``[n_targets, d_out]``.
-    skips : for each source ``[d_out, d_in]`` added to the first target that it writes, or None.
+    skips : for each source ``[d_out, d_in]``, added to one target without an encoder, or None.
+    skip_targets : for each source the target of its skip; by default the first that it writes.
 
     Raises
     ------
@@ -47,6 +48,7 @@ class CrossLayerTranscoder(Dictionary):
         targets: Sequence[Sequence[int]],
         b_dec: Tensor,
         skips: Sequence[Tensor | None] = (),
+        skip_targets: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.cfg = cfg
@@ -54,6 +56,7 @@ class CrossLayerTranscoder(Dictionary):
         self.targets = [list(item) for item in targets]
         self.register_buffer("b_dec", b_dec)
         self.n_skips = len(skips)
+        self.skip_targets = list(skip_targets) or [next(iter(item), 0) for item in self.targets]
         for s, skip in enumerate(skips):
             self.register_buffer(f"W_skip_{s}", skip)
         self._check_parts()
@@ -126,8 +129,9 @@ class CrossLayerTranscoder(Dictionary):
         """``[d_sae, n_targets]``: zero where a latent does not write to a target."""
         blocks = []
         for layer, targets in zip(self._layers, self.targets, strict=True):
-            block = self.b_dec.new_zeros(layer.cfg.d_sae, self.cfg.n_targets)
-            block[:, targets] = layer.decoder_norms()
+            norms = layer.decoder_norms()
+            block = norms.new_zeros(layer.cfg.d_sae, self.cfg.n_targets)
+            block[:, targets] = norms
             blocks.append(block)
         return torch.cat(blocks)
 
@@ -165,7 +169,7 @@ class CrossLayerTranscoder(Dictionary):
         for s, part in enumerate(self._by_source(x)):
             skip = getattr(self, f"W_skip_{s}")
             if skip is not None:
-                out[:, self.targets[s][0]] += part @ skip.T
+                out[:, self.skip_targets[s]] += part @ skip.T
         return out.reshape(-1, self.cfg.width_out)
 
     def _check_parts(self) -> None:
@@ -173,6 +177,8 @@ class CrossLayerTranscoder(Dictionary):
         expected = {
             "sources": (len(self.layers), cfg.n_sources),
             "lists of targets": (len(self.targets), cfg.n_sources),
+            "targets of skips": (len(self.skip_targets), cfg.n_sources),
+            "skips": (self.n_skips, self.n_skips and cfg.n_sources),
             "latents": (sum(layer.cfg.d_sae for layer in self._layers), cfg.d_sae),
             "bias": (tuple(self.b_dec.shape), (cfg.n_targets, cfg.d_out)),
         }
@@ -181,6 +187,10 @@ class CrossLayerTranscoder(Dictionary):
             expected["layer widths"] = (width, (cfg.d_in, len(targets) * cfg.d_out))
             if width != expected["layer widths"][1]:
                 break
+        for s in range(min(self.n_skips, cfg.n_sources)):
+            skip = getattr(self, f"W_skip_{s}")
+            if skip is not None:
+                expected[f"skip of source {s}"] = (tuple(skip.shape), (cfg.d_out, cfg.d_in))
         for name, (found, wanted) in expected.items():
             if found != wanted:
                 raise CheckpointError(

@@ -61,10 +61,17 @@ class LayerNorm(Normalization):
 
 
 class ConstantNorm(Normalization):
-    """Every token scaled to norm ``√d``: SAELens' ``constant_norm_rescale``."""
+    """Every token scaled to norm ``√d``: SAELens' ``constant_norm_rescale``.
+
+    Of ``n_sources`` side by side, each is scaled by its own norm.
+    """
 
     name = "constant_norm_rescale"
     needs_input = True
+
+    def __init__(self, n_sources: int = 1) -> None:
+        super().__init__()
+        self.n_sources = n_sources
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens of one norm; a zero vector stays zero."""
@@ -76,8 +83,10 @@ class ConstantNorm(Normalization):
         return y * self._scale(x)
 
     def _scale(self, x: Tensor) -> Tensor:
-        norm = x.norm(dim=-1, keepdim=True)
-        return torch.where(norm > 0, norm, 1) / x.shape[-1] ** 0.5
+        sources = x.reshape(*x.shape[:-1], self.n_sources, -1)
+        norm = sources.norm(dim=-1, keepdim=True)
+        scale = torch.where(norm > 0, norm, 1) / sources.shape[-1] ** 0.5
+        return scale[..., 0, :] if self.n_sources == 1 else scale.expand_as(sources).reshape(x.shape)
 
 
 class Affine(Normalization):
