@@ -2,14 +2,62 @@
 
 from __future__ import annotations
 
-from saebench.adapters import dictionary_learning, saelens
+from saebench.adapters import (
+    batchtopk,
+    circuit_tracer,
+    clt_training,
+    connor_rob,
+    crosscode,
+    crosscoder_replication,
+    crosslayer_coding,
+    dictionary_crosscoders,
+    dictionary_hub,
+    dictionary_learning,
+    gemma_scope,
+    gemma_scope_2,
+    generic,
+    goodfire,
+    legacy,
+    llama_scope,
+    llamascopium,
+    nanochat_sae,
+    open_interp,
+    openai,
+    saelens,
+    sparsify,
+    temporal,
+)
 from saebench.adapters.choices import Choices
 from saebench.adapters.claims import Adapter, Claim
 from saebench.errors import CheckpointError, UnknownFormatError
 from saebench.files import CheckpointFiles
 from saebench.weights import is_pickle, is_weights
 
-ADAPTERS: tuple[Adapter, ...] = (dictionary_learning, saelens)
+ADAPTERS: tuple[Adapter, ...] = (
+    gemma_scope,
+    gemma_scope_2,
+    clt_training,
+    sparsify,
+    llama_scope,
+    llamascopium,
+    crosscode,
+    circuit_tracer,
+    crosslayer_coding,
+    open_interp,
+    crosscoder_replication,
+    dictionary_crosscoders,
+    dictionary_learning,
+    dictionary_hub,
+    batchtopk,
+    saelens,
+    connor_rob,
+    openai,
+    goodfire,
+    nanochat_sae,
+    temporal,
+    legacy,
+)
+FALLBACK: Adapter = generic  # asked only where none of the others fits: it settles what it can
 
 SHOWN = 6  # files, config keys of each and tensors of each listed in an error
 
@@ -31,6 +79,9 @@ def claim(files: CheckpointFiles) -> tuple[Adapter, Claim]:
             f"more than one fits: {both}",
             "Move the files of the other checkpoint out of the folder.",
         )
+    found = FALLBACK.sniff(files)
+    if found is not None:
+        return FALLBACK, found
     raise _unknown(files)
 
 

@@ -1,27 +1,38 @@
 """dictionary_learning checkpoints: ``config.json`` with ``trainer.dict_class``, and a state dict.
 
 The class has to be named: files of ``AutoEncoderTopK`` and ``BatchTopKSAE`` hold the same tensors.
-Input scaling during training is folded into the biases when a run is saved, so that the final files
-take raw activations.
+Where training divided activations by a ``norm_factor``, biases and thresholds are multiplied by it before
+a run's final file and its ``checkpoints/ae_STEP.pt`` are written, so that these take raw activations. The
+backup of a run that goes on holds them as they are, beside the factor; then it is done here.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from saebench.adapters.batch_gate import given_threshold
 from saebench.adapters.choices import Choices
 from saebench.adapters.claims import Claim
-from saebench.adapters.dictionary_classes import KINDS, Kind
+from saebench.adapters.dictionary_classes import (
+    KINDS,
+    LINEAR,
+    Kind,
+    Stored,
+    gate_notes,
+    group_sizes,
+)
+from saebench.adapters.dictionary_files import CONFIG_FILE, is_crosscoder, weight_file
+from saebench.adapters.dictionary_trainer import check_k, settle_k, site_facts, step_of
 from saebench.adapters.fields import Fields, config_from
 from saebench.adapters.tensors import Tensors
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
 from saebench.sae import SAE, Fact
-from saebench.weights import StateDict, is_weights
+from saebench.weights import StateDict
 
 FORMAT = "dictionary_learning"
-CONFIG_FILE = "config.json"
-WEIGHT_FILES = ("ae.safetensors", "model.safetensors", "ae.pt")
+SCALED = ("gated", "jumprelu")  # classes whose codes a fork multiplies by decoder norms
 
 
 def sniff(files: CheckpointFiles) -> Claim | None:
@@ -29,10 +40,10 @@ def sniff(files: CheckpointFiles) -> Claim | None:
     if CONFIG_FILE not in files.names:
         return None
     dict_class = Fields(CONFIG_FILE, files.json(CONFIG_FILE)).value("trainer.dict_class")
-    weights = _weight_file(files.names)
-    if not isinstance(dict_class, str) or weights is None:
+    weights = weight_file(files.names)
+    if not isinstance(dict_class, str) or weights is None or is_crosscoder(files, weights):
         return None
-    evidence = (f"{CONFIG_FILE}: trainer.dict_class {dict_class!r}", f"weights {weights}")
+    evidence = (f"{CONFIG_FILE}: trainer.dict_class {dict_class!r:.80}", f"weights {weights}")
     return Claim(FORMAT, evidence, (weights,), (CONFIG_FILE,))
 
 
@@ -45,48 +56,53 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     kind = KINDS[name.value]
     content = files.state_dict(claim.weight)
     tensors = Tensors(claim.weight, content)
-    d_in, d_sae = _sizes(fields, tensors, kind)
-    k = _k(fields, tensors, d_sae.value) if kind.needs_k else None
-    parts = kind.read(tensors, d_in.value, d_sae.value, None if k is None else k.value)
-    tensors.ignore({"k", "threshold", "group_sizes"})
-    site = _site(fields)
+    d_in, d_sae = sizes(fields, tensors, kind, "trainer.")
+    k, notes = _k(fields, tensors, kind, choices, d_sae.value)
+    unit, unit_notes = _unit(claim.weight, content)
+    threshold = given_threshold(choices) if kind.batch else None
+    stored = Stored(
+        tensors,
+        d_in.value,
+        d_sae.value,
+        k=None if k is None else k.value,
+        unit=1.0 if unit is None else unit.value,
+        threshold=threshold,
+    )
+    parts = kind.read(stored)
+    groups = group_sizes(tensors, d_sae.value)
+    tensors.ignore({"k", "threshold"})
+    subtracts = subtracts_b_dec(kind, name, choices)
+    step, step_notes = _step(claim.weight, content, fields)
+    sites = site_facts(fields)
     facts = {
         "architecture": Fact(kind.architecture, name.source),
         "d_in": d_in,
         "d_sae": d_sae,
         "d_out": d_in,
         "k": k,
-        "site": site,
+        **sites,
         "model": fields.text("trainer.lm_name"),
         "dtype": Fact(tensors.dtype(kind.encoder), f"{claim.weight}: {kind.encoder}"),
-        "normalization": Fact("none", "folded into the biases when a run is saved", "assumed"),
-        "subtract_b_dec": Fact(parts.subtract_b_dec, f"definition of {name.value}", "assumed"),
+        "normalization": _normalization(unit),
+        "norm_factor": unit,
+        "subtract_b_dec": subtracts,
+        "threshold": threshold,
+        "group_sizes": groups,
+        "code_unit": _code_unit(kind, name),
+        "step": step,
     }
+    notes += unit_notes + step_notes + gate_notes(threshold, tensors)
     config = config_from(
         facts,
         format=FORMAT,
-        notes=_notes(fields, tensors, content, site),
+        notes=notes + _notes(fields, tensors, sites),
         provenance=_provenance(fields, content),
     )
-    return SAE(
-        config,
-        parts.activation,
-        W_enc=parts.W_enc,
-        W_dec=parts.W_dec,
-        b_dec=parts.b_dec,
-        b_enc=parts.b_enc,
-        b_in=parts.b_dec if parts.subtract_b_dec else None,
-    )
+    b_in = parts.b_dec if subtracts.value else None
+    return SAE(config, **vars(parts), b_in=b_in)
 
 
-def _weight_file(names: tuple[str, ...]) -> str | None:
-    """The library's own file name, or the only weight file there is."""
-    own = next((name for name in WEIGHT_FILES if name in names), None)
-    weights = [name for name in names if is_weights(name)]
-    return own or (weights[0] if len(weights) == 1 else None)
-
-
-def _sizes(fields: Fields, tensors: Tensors, kind: Kind) -> tuple[Fact, Fact]:
+def sizes(fields: Fields, tensors: Tensors, kind: Kind, prefix: str = "") -> tuple[Fact, Fact]:
     """d_in and d_sae from the config, else from the encoder's shape."""
     shape = tensors.shape(kind.encoder)
     if len(shape) != 2:
@@ -96,68 +112,88 @@ def _sizes(fields: Fields, tensors: Tensors, kind: Kind) -> tuple[Fact, Fact]:
             "The config names a class that these weights are not of.",
         )
     source = f"{tensors.file}: shape of {kind.encoder}"
-    d_sae, d_in = shape if kind.encoder == "encoder.weight" else shape[::-1]
+    d_sae, d_in = shape if kind.encoder == LINEAR else shape[::-1]
     return (
-        fields.optional_size("trainer.activation_dim") or Fact(d_in, source),
-        fields.optional_size("trainer.dict_size") or Fact(d_sae, source),
+        fields.optional_size(f"{prefix}activation_dim") or Fact(d_in, source),
+        fields.optional_size(f"{prefix}dict_size") or Fact(d_sae, source),
     )
 
 
-def _k(fields: Fields, tensors: Tensors, d_sae: int) -> Fact:
-    """k from the config and from the stored buffer, which have to agree."""
-    asked = fields.optional_size("trainer.k")
-    stored = int(tensors.scalar("k")) if "k" in tensors else None
-    if asked is None and stored is None:
-        asked = fields.size("trainer.k")  # raises: neither file says
-    source = f"{tensors.file}: k"
-    k = asked if asked is not None else Fact(stored, source)
-    if stored is not None and stored != k.value:
+def subtracts_b_dec(kind: Kind, name: Fact, choices: Choices) -> Fact:
+    """Whether b_dec is subtracted from the input; of a JumpReLU that is a switch nobody saves."""
+    if kind.architecture == "jumprelu" and (given := choices.flag("subtract_b_dec")):
+        return given
+    return Fact(kind.subtracts, f"definition of {name.value}", "assumed")
+
+
+def _k(
+    fields: Fields, tensors: Tensors, kind: Kind, choices: Choices, d_sae: int
+) -> tuple[Fact | None, list[str]]:
+    """k of the classes that keep a number of latents: the user's, the stored one, the config's."""
+    if not kind.needs_k:
+        return None, []
+    k, notes = choices.size("k"), list[str]()
+    if k is None:
+        k, notes = settle_k(fields.optional_size("trainer.k"), tensors, fields)
+    k = k or fields.size("trainer.k")  # raises: nobody says
+    check_k(k, d_sae)
+    return k, notes
+
+
+def _unit(weights: str, content: StateDict) -> tuple[Fact | None, list[str]]:
+    """The norm_factor of an unfinished run, whose biases are still in units of activations over it."""
+    beside = content.siblings or {}
+    if content.wrapper is None:
+        return None, []
+    if not {"step", "norm_factor"} & set(beside):
+        return None, [f"tensors of {weights} lie under {content.wrapper!r}"]
+    note = f"{weights} is the backup of an unfinished run (tensors under {content.wrapper!r}"
+    note += f", step {beside['step']})" if "step" in beside else ")"
+    factor = beside.get("norm_factor")
+    if factor is None:
+        return None, [note]
+    number = isinstance(factor, int | float) and not isinstance(factor, bool)
+    if not number or not 0 < factor < math.inf:
         raise CheckpointError(
-            f"k of {tensors.file} equal to {k.source} ({k.value})",
-            str(stored),
-            "Fetch the config that belongs to these weights.",
+            f"norm_factor of {weights} (a positive number)",
+            repr(factor)[:200],
+            "The backup is damaged; use another checkpoint of the run.",
         )
-    if k.value > d_sae:
-        raise CheckpointError(
-            f"{k.source} of at most d_sae = {d_sae}", str(k.value), "Correct the config."
-        )
-    return k
+    note += f"; its biases, stored for activations / {factor:g}, were multiplied by that"
+    return Fact(float(factor), f"{weights}: norm_factor"), [note]
 
 
-def _site(fields: Fields) -> Fact | None:
-    """The hook point: ``layer`` is the output of that decoder layer unless a submodule is named."""
-    layer = fields.value("trainer.layer")
-    if not isinstance(layer, int) or isinstance(layer, bool):
+def _normalization(unit: Fact | None) -> Fact:
+    if unit is None:
+        return Fact("none", "folded into the biases when a run is saved", "assumed")
+    return Fact("none", f"{unit.source}, multiplied into the biases here")
+
+
+def _step(weights: str, content: StateDict, fields: Fields) -> tuple[Fact | None, list[str]]:
+    step = (content.siblings or {}).get("step")
+    if content.wrapper is not None and isinstance(step, int):
+        return Fact(step, f"{weights}: step"), []
+    return step_of(weights, fields)
+
+
+def _code_unit(kind: Kind, name: Fact) -> Fact | None:
+    """Of classes whose codes another library by the same names multiplies by the decoder norms."""
+    if kind.architecture not in SCALED:
         return None
-    submodule = str(fields.value("trainer.submodule_name") or "resid").lower()
-    io = fields.value("buffer.io") or "out"
-    kind = {
-        ("resid", "out"): "hook_resid_post",
-        ("resid", "in"): "hook_resid_pre",
-        ("mlp", "out"): "hook_mlp_out",
-        ("mlp", "in"): "hook_mlp_in",
-        ("attn", "out"): "hook_attn_out",
-    }.get((next((part for part in ("mlp", "attn", "resid") if part in submodule), "resid"), io))
-    if kind is None:
-        return None
-    source = f"{fields.file}: trainer.layer, trainer.submodule_name and buffer.io"
-    return Fact(f"blocks.{layer}.{kind}", source, "assumed")
+    source = f"{name.value} as in dictionary_learning; in a fork codes are times decoder norms"
+    return Fact("as encoded", source, "assumed")
 
 
-def _notes(fields: Fields, tensors: Tensors, content: StateDict, site: Fact | None) -> list[str]:
+def _notes(fields: Fields, tensors: Tensors, sites: dict[str, Fact]) -> list[str]:
     notes = []
-    if site is None:
+    if not sites:
         notes.append("the config does not say which hook point it was trained on")
-    if content.wrapper is not None:
-        factor = (content.siblings or {}).get("norm_factor")
-        notes.append(
-            f"{tensors.file} is the backup of an unfinished run (tensors under {content.wrapper!r})"
-            + (f"; its biases are in units of activations / {factor}" if factor is not None else "")
-        )
     if tensors.unused():
-        notes.append(f"tensors of {tensors.file} not used: {', '.join(tensors.unused())}")
+        notes.append(f"tensors of {tensors.file} not used: {', '.join(tensors.unused())}"[:400])
     if fields.value("buffer.io") == "in_and_out":
-        notes.append("trained on pairs of inputs and outputs (buffer.io in_and_out)")
+        notes.append(
+            "trained on pairs of inputs and outputs of a module (buffer.io in_and_out): a transcoder"
+        )
     return notes
 
 

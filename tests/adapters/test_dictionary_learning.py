@@ -12,11 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from saebench.activations import JumpReLU
+from saebench.adapters import Choices, dictionary_crosscoders, dictionary_hub, dictionary_learning
+from saebench.adapters.dictionary_classes import KINDS
 from saebench.errors import CheckpointError, UnknownFormatError, UnsafeFileError
+from saebench.files import CheckpointFiles
 from saebench.loading import load_sae
 
 GOLDEN = Path(__file__).parents[1] / "oracles" / "golden" / "dictionary_learning"
-CLASSES = sorted(path.name for path in GOLDEN.iterdir() if path.name != "expected")
+CLASSES = sorted(KINDS)
 
 
 def converted(name: str, root: Path, weights: str = "ae.safetensors") -> Path:
@@ -46,10 +50,16 @@ def replace(root: Path, **tensors: Tensor) -> Path:
     return root
 
 
-def message(root: Path) -> str:
+def message(root: Path, **settings: str) -> str:
     with pytest.raises(CheckpointError) as error:
-        load_sae(root)
+        load_sae(root, settings=settings)
     return str(error.value)
+
+
+def backup(root: Path, name: str = "AutoEncoder", **beside: object) -> Path:
+    shutil.copy(GOLDEN / name / "config.json", root)
+    torch.save({"ae": stored(name), **beside}, root / "ae.pt")
+    return root
 
 
 def test_a_pickle_is_refused_by_default_with_the_flag_that_reads_it() -> None:
@@ -93,33 +103,163 @@ def test_sizes_and_k_come_from_the_tensors_where_the_config_has_none(tmp_path: P
     ("trainer", "io", "site"),
     [
         ({"layer": 3, "submodule_name": None}, "out", "blocks.3.hook_resid_post"),
-        ({"layer": 3, "submodule_name": "mlp_out_layer_3"}, "out", "blocks.3.hook_mlp_out"),
-        ({"layer": 3, "submodule_name": "attn_layer_3"}, "out", "blocks.3.hook_attn_out"),
+        ({"layer": [3], "submodule_name": ["resid"]}, "out", "blocks.3.hook_resid_post"),
+        ({"layer": 3, "submodule_name": "mlp_out_layer_3"}, "out", "blocks.3.mlp.hook_out"),
+        ({"layer": 3, "submodule_name": "mlp"}, "in", "blocks.3.mlp.hook_in"),
+        ({"layer": 3, "submodule_name": "attn_layer_3"}, "out", "blocks.3.attn.hook_out"),
+        ({"layer": 3, "submodule_name": "resid_pre_layer_3"}, "out", "blocks.3.hook_resid_pre"),
+        ({"layer": 3, "submodule_name": "model.layers.4.mlp"}, "out", "blocks.4.mlp.hook_out"),
         ({"layer": 3}, "in", "blocks.3.hook_resid_pre"),
         ({"layer": None}, "out", None),
+        ({"layer": [3, 4]}, "out", None),
         ({"layer": 3, "submodule_name": "attn"}, "in_and_out", None),
     ],
 )
 def test_the_site_is_the_output_of_the_layer_unless_the_config_says_otherwise(
     tmp_path: Path, trainer: dict[str, Any], io: str, site: str | None
 ) -> None:
-    root = edit(converted("AutoEncoder", tmp_path), **trainer)
-    config = json.loads((root / "config.json").read_text())
-    config["buffer"]["io"] = io
-    (root / "config.json").write_text(json.dumps(config))
+    root = with_io(edit(converted("AutoEncoder", tmp_path), **trainer), io)
     cfg = load_sae(root).cfg
     assert cfg.site == site
     assert (site is None) == any("which hook point" in note for note in cfg.notes)
 
 
-def test_an_unfinished_run_is_unwrapped_and_noted(tmp_path: Path) -> None:
-    shutil.copy(GOLDEN / "AutoEncoder" / "config.json", tmp_path)
-    content = {"ae": stored("AutoEncoder"), "step": 40, "norm_factor": 2.5}
-    torch.save(content, tmp_path / "ae.pt")
-    cfg = load_sae(tmp_path, allow_pickle=True).cfg
-    assert "backup of an unfinished run" in cfg.notes[0]
-    assert "activations / 2.5" in cfg.notes[0]
-    assert cfg.provenance["run"] == {"step": 40, "norm_factor": 2.5}
+def with_io(root: Path, io: str) -> Path:
+    config = json.loads((root / "config.json").read_text())
+    config["buffer"]["io"] = io
+    (root / "config.json").write_text(json.dumps(config))
+    return root
+
+
+def test_a_run_on_inputs_and_outputs_of_a_module_is_a_transcoder(tmp_path: Path) -> None:
+    root = edit(converted("AutoEncoderTopK", tmp_path), layer=2, submodule_name="mlp")
+    cfg = load_sae(with_io(root, "in_and_out")).cfg
+    assert (cfg.site, cfg.site_out) == ("blocks.2.mlp.hook_in", "blocks.2.mlp.hook_out")
+    assert cfg.is_transcoder
+    assert any("a transcoder" in note for note in cfg.notes)
+
+
+class TestUnfinishedRuns:
+    def test_a_backup_takes_raw_activations_once_its_factor_is_in_the_biases(
+        self, tmp_path: Path
+    ) -> None:
+        sae = load_sae(backup(tmp_path, step=40, norm_factor=2.5), allow_pickle=True)
+        assert torch.equal(sae.b_dec, stored("AutoEncoder")["bias"] * 2.5)
+        assert sae.cfg.facts["norm_factor"].value == 2.5
+        assert sae.cfg.facts["step"].value == 40
+        assert sae.cfg.facts["normalization"].how == "file"
+        assert "backup of an unfinished run" in sae.cfg.notes[0]
+        assert "activations / 2.5, were multiplied" in sae.cfg.notes[0]
+        assert sae.cfg.provenance["run"] == {"step": 40, "norm_factor": 2.5}
+
+    def test_a_backup_without_a_factor_is_taken_as_it_is(self, tmp_path: Path) -> None:
+        sae = load_sae(backup(tmp_path, step=40), allow_pickle=True)
+        assert torch.equal(sae.b_dec, stored("AutoEncoder")["bias"])
+        assert "multiplied" not in sae.cfg.notes[0]
+
+    def test_weights_under_a_key_of_their_own_are_not_a_backup(self, tmp_path: Path) -> None:
+        sae = load_sae(backup(tmp_path), allow_pickle=True)
+        assert sae.cfg.notes == ("tensors of ae.pt lie under 'ae'",)
+
+    def test_a_factor_that_is_no_scale_is_refused(self, tmp_path: Path) -> None:
+        root = backup(tmp_path, step=40, norm_factor=0.0)
+        with pytest.raises(
+            CheckpointError, match=r"norm_factor of ae\.pt \(a positive number\): 0\.0"
+        ):
+            load_sae(root, allow_pickle=True)
+
+    def test_the_threshold_given_is_in_units_of_raw_activations(self, tmp_path: Path) -> None:
+        root = backup(tmp_path, "BatchTopKSAE", step=40, norm_factor=2.5)
+        stored_one = load_sae(root, allow_pickle=True)
+        given = load_sae(root, allow_pickle=True, settings={"threshold": "0.9"})
+        assert isinstance(stored_one.activation, JumpReLU)
+        assert float(stored_one.activation.threshold) == pytest.approx(0.3 * 2.5)
+        assert float(given.activation.threshold) == pytest.approx(0.9)
+
+    def test_a_step_of_a_run_is_named_and_needs_no_scaling(self, tmp_path: Path) -> None:
+        (tmp_path / "checkpoints").mkdir()
+        shutil.copy(GOLDEN / "AutoEncoder" / "config.json", tmp_path)
+        torch.save(stored("AutoEncoder"), tmp_path / "checkpoints" / "ae_100.pt")
+        files = CheckpointFiles(tmp_path, ("config.json", "checkpoints/ae_100.pt"), True)
+        claim = dictionary_learning.sniff(files)
+        assert claim is not None
+        assert claim.weight == "checkpoints/ae_100.pt"
+        sae = dictionary_learning.read(files, claim, Choices())
+        assert torch.equal(sae.b_dec, stored("AutoEncoder")["bias"])
+        assert sae.cfg.facts["step"].value == 100
+        assert "saved at step 100 of 10,000" in sae.cfg.notes[0]
+
+
+class TestChoices:
+    def test_whether_a_jumprelu_subtracts_b_dec_is_the_users_to_say(self, tmp_path: Path) -> None:
+        root = converted("JumpReluAutoEncoder", tmp_path)
+        assumed = load_sae(root)
+        given = load_sae(root, settings={"subtract_b_dec": "true"})
+        assert assumed.b_in is None
+        assert assumed.cfg.facts["subtract_b_dec"].how == "assumed"
+        assert given.b_in is not None
+        assert given.cfg.facts["subtract_b_dec"].how == "user"
+
+    @pytest.mark.parametrize("name", ["BatchTopKSAE", "MatryoshkaBatchTopKSAE"])
+    def test_a_threshold_never_estimated_can_be_given_or_estimated(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        root = replace(converted(name, tmp_path), threshold=torch.tensor(-1.0))
+        assert "--set threshold=estimate" in message(root)
+        given = load_sae(root, settings={"threshold": "0.5"})
+        assert given.pending == ()
+        assert given.cfg.facts["threshold"].how == "user"
+        sae = load_sae(root, settings={"threshold": "estimate", "k": "3"})
+        assert sae.pending == ("threshold",)
+        x = load_file(GOLDEN / "expected" / f"{name}.safetensors")["x"]
+        sae.calibrate(x)
+        assert int((sae.encode(x) != 0).sum()) == 3 * len(x)
+
+    def test_a_class_without_a_threshold_takes_none(self, tmp_path: Path) -> None:
+        with pytest.raises(Exception, match=r"threshold=1.*has no use for it"):
+            load_sae(converted("AutoEncoderTopK", tmp_path), settings={"threshold": "1"})
+
+    def test_k_annealed_in_training_is_the_one_stored(self, tmp_path: Path) -> None:
+        root = edit(converted("AutoEncoderTopK", tmp_path), k=12, k_anneal_steps=1000)
+        cfg = load_sae(root).cfg
+        assert (cfg.k, cfg.facts["k"].source) == (4, "ae.safetensors: k")
+        assert "config.json: trainer.k is 12; training changed it to 4" in cfg.notes
+
+    def test_group_sizes_are_kept(self, tmp_path: Path) -> None:
+        facts = load_sae(converted("MatryoshkaBatchTopKSAE", tmp_path)).cfg.facts
+        assert facts["group_sizes"].value == (5, 15)
+        assert facts["group_sizes"].source == "ae.safetensors: group_sizes"
+
+    @pytest.mark.parametrize("name", ["GatedAutoEncoder", "JumpReluAutoEncoder"])
+    def test_classes_that_a_fork_redefined_say_whose_codes_these_are(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        fact = load_sae(converted(name, tmp_path)).cfg.facts["code_unit"]
+        assert (fact.value, fact.how) == ("as encoded", "assumed")
+
+
+class TestClaims:
+    def files(self, root: Path) -> CheckpointFiles:
+        return CheckpointFiles(root, tuple(sorted(path.name for path in root.iterdir())), True)
+
+    def test_a_run_is_claimed_by_one_adapter_of_the_family(self, tmp_path: Path) -> None:
+        files = self.files(converted("BatchTopKSAE", tmp_path))
+        claim = dictionary_learning.sniff(files)
+        assert claim is not None
+        assert claim.evidence[0] == "config.json: trainer.dict_class 'BatchTopKSAE'"
+        assert dictionary_hub.sniff(files) is None
+        assert dictionary_crosscoders.sniff(files) is None
+
+    def test_crosscoders_are_left_to_their_adapter(self, tmp_path: Path) -> None:
+        by_name = edit(converted("AutoEncoder", tmp_path / "name"), dict_class="CrossCoder")
+        assert dictionary_learning.sniff(self.files(by_name)) is None
+        shapes = {"encoder.weight": torch.ones(2, 8, 20), "decoder.weight": torch.ones(2, 20, 8)}
+        by_shape = replace(converted("AutoEncoder", tmp_path / "shape"), **shapes)
+        assert dictionary_learning.sniff(self.files(by_shape)) is None
+
+    def test_weights_without_a_config_are_not_claimed(self, tmp_path: Path) -> None:
+        save_file(stored("AutoEncoder"), tmp_path / "ae.safetensors")
+        assert dictionary_learning.sniff(self.files(tmp_path)) is None
 
 
 def test_prefixes_of_wrapped_modules_are_taken_off(tmp_path: Path) -> None:
@@ -171,12 +311,12 @@ class TestContradictions:
         assert "group_sizes of ae.safetensors with sum d_sae = 20: 2" in message(root)
 
     def test_a_class_of_another_library_lists_the_known_ones(self, tmp_path: Path) -> None:
-        root = edit(converted("AutoEncoder", tmp_path), dict_class="CrossCoder")
+        root = edit(converted("AutoEncoder", tmp_path), dict_class="HeterogeneousCrossCoder")
         assert "one of AutoEncoder, AutoEncoderNew" in message(root)
 
     def test_weights_of_another_class(self, tmp_path: Path) -> None:
         root = edit(converted("AutoEncoder", tmp_path), dict_class="GatedAutoEncoder")
-        assert "tensor 'gate_bias' in ae.safetensors: only bias, decoder.weight" in message(root)
+        assert "tensor 'r_mag' in ae.safetensors: only bias, decoder.weight" in message(root)
 
     def test_an_encoder_that_is_no_matrix(self, tmp_path: Path) -> None:
         flat = {"encoder.weight": torch.ones(20)}

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from saebench.adapters.saelens_architecture import NOT_SUPPORTED
 from saebench.loading import load_sae
 from tests.adapters.test_saelens import D_SAE, METADATA, config, refused, tensors, write
 
@@ -83,12 +82,3 @@ def test_topk_as_the_activation_of_an_architecture_with_its_own_is_refused(tmp_p
     message = refused(tmp_path, cfg, tensors(threshold=torch.ones(D_SAE)))
     assert "cfg.json: activation_fn_str is 'topk'" in message
     assert ": 'jumprelu'. " in message
-
-
-@pytest.mark.parametrize("name", NOT_SUPPORTED)
-def test_an_architecture_without_a_reader_is_not_blamed_on_the_config(
-    tmp_path: Path, name: str
-) -> None:
-    message = refused(tmp_path, config(name), tensors())
-    assert f"'{name}', an architecture of SAELens that is not supported by this version" in message
-    assert "Correct the config" not in message

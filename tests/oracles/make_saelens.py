@@ -15,14 +15,17 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+import saelens_others
+import saelens_runs
 import torch
 import torchvision_guard  # noqa: F401  # first: the peers import torchvision
 from sae_lens import (
     SAE,
+    AbsTopKSAE,
+    AbsTopKSAEConfig,
     BatchTopKTrainingSAE,
     BatchTopKTrainingSAEConfig,
     GatedSAE,
@@ -31,16 +34,19 @@ from sae_lens import (
     JumpReLUSAEConfig,
     JumpReLUTrainingSAE,
     JumpReLUTrainingSAEConfig,
+    MatchingPursuitSAE,
+    MatchingPursuitSAEConfig,
     MatryoshkaBatchTopKTrainingSAE,
     MatryoshkaBatchTopKTrainingSAEConfig,
     StandardSAE,
     StandardSAEConfig,
+    TemporalSAE,
+    TemporalSAEConfig,
     TopKSAE,
     TopKSAEConfig,
     TopKTrainingSAE,
     TopKTrainingSAEConfig,
 )
-from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.transcoder import (
     JumpReLUSkipTranscoder,
     JumpReLUSkipTranscoderConfig,
@@ -51,35 +57,11 @@ from sae_lens.saes.transcoder import (
     Transcoder,
     TranscoderConfig,
 )
+from saelens_case import Case, K, metadata, randomize
 from safetensors.torch import save_file
 
 LIBRARY = "sae_lens"
 NORMALIZATIONS = ("none", "layer_norm", "constant_norm_rescale", "expected_average_only_in")
-K = 4
-
-
-@dataclass(frozen=True)
-class Case:
-    name: str
-    save: Callable[[Path, int, int], SAE]  # writes the checkpoint, returns the peer's model of it
-    golden: bool = False
-
-
-def randomize(sae: torch.nn.Module) -> None:
-    """Weights far from their initial values: unequal decoder norms, biases and thresholds."""
-    with torch.no_grad():
-        for name, weight in sae.named_parameters():
-            if "threshold" in name:
-                weight.uniform_(0.1, 0.4)
-            elif name.startswith("b_") or name == "r_mag":
-                weight.normal_(0.0, 0.2)
-            else:
-                weight.normal_(0.0, weight.shape[0] ** -0.5)
-        sae.W_dec *= torch.empty(sae.W_dec.shape[0], 1).uniform_(0.5, 1.5)
-
-
-def metadata(**values: object) -> SAEMetadata:
-    return SAEMetadata(model_name="tiny", hook_name="blocks.1.hook_resid_post", **values)
 
 
 def inference(sae_class: type, config_class: type, **options: object) -> Callable:
@@ -88,9 +70,9 @@ def inference(sae_class: type, config_class: type, **options: object) -> Callabl
         known = metadata(hook_name_out="blocks.1.hook_mlp_out") if sizes else metadata()
         config = config_class(d_in=d_in, d_sae=d_sae, metadata=known, **sizes, **options)
         sae = sae_class(config)
-        randomize(sae)
+        (saelens_others.spread if sae_class is TemporalSAE else randomize)(sae)
         sae.save_model(path)
-        return SAE.load_from_disk(path)
+        return SAE.load_from_disk(path, dtype="float32")
 
     return save
 
@@ -141,6 +123,12 @@ def cases() -> Iterator[Case]:
         "gated": (GatedSAE, GatedSAEConfig, {}),
         "jumprelu": (JumpReLUSAE, JumpReLUSAEConfig, {}),
         "topk": (TopKSAE, TopKSAEConfig, {"k": K}),
+        "abstopk": (AbsTopKSAE, AbsTopKSAEConfig, {"k": K}),
+        "abstopk-rescaled": (
+            AbsTopKSAE,
+            AbsTopKSAEConfig,
+            {"k": K, "rescale_acts_by_decoder_norm": True},
+        ),
         "topk-rescaled": (TopKSAE, TopKSAEConfig, {"k": K, "rescale_acts_by_decoder_norm": True}),
     }
     for (name, (sae, config, options)), norm, subtract in product(
@@ -148,9 +136,7 @@ def cases() -> Iterator[Case]:
     ):
         chosen = {"normalize_activations": norm, "apply_b_dec_to_input": subtract} | options
         bias = "b_dec-subtracted" if subtract else "b_dec-kept"
-        golden = (
-            subtract if norm == "none" else (subtract and name in ("standard", "topk-rescaled"))
-        )
+        golden = subtract and (norm == "none" or name == "standard") and name != "abstopk"
         yield Case(f"{name}-{norm}-{bias}", inference(sae, config, **chosen), golden)
     transcoders = {
         "transcoder": (Transcoder, TranscoderConfig),
@@ -187,6 +173,61 @@ def cases() -> Iterator[Case]:
     yield Case("flat-jumprelu", legacy(jump, threshold=True), golden=True)
 
 
+def pursuits() -> Iterator[Case]:
+    """Matching pursuit under every rule that ends it."""
+    ends = {
+        "default": {},
+        "repeats": {"stop_on_duplicate_support": False, "max_iterations": 9},
+        "coarse": {"residual_threshold": 1.5},
+        "coarse-repeats": {"residual_threshold": 1.0, "stop_on_duplicate_support": False},
+        "no-threshold": {"residual_threshold": 0.0},
+    }
+    for (name, options), norm, subtract in product(ends.items(), NORMALIZATIONS, (True, False)):
+        chosen = {"normalize_activations": norm, "apply_b_dec_to_input": subtract} | options
+        save = inference(MatchingPursuitSAE, MatchingPursuitSAEConfig, **chosen)
+        bias = "b_dec-subtracted" if subtract else "b_dec-kept"
+        golden = subtract and norm == "none" and name in ("default", "coarse-repeats")
+        yield Case(f"matching_pursuit-{name}-{norm}-{bias}", save, golden)
+
+
+def temporals() -> Iterator[Case]:
+    """Temporal SAEs; their attention takes part of the latents, which its sizes have to divide."""
+    sizes = {"n_heads": 2, "bottleneck_factor": 2}
+    kinds = {
+        "topk": {"kval_topk": K},
+        "relu": {"sae_diff_type": "relu", "kval_topk": K},
+        "untied": {"kval_topk": K, "tied_weights": False},
+        "two-layers": {"kval_topk": K, "n_attn_layers": 2},
+        "rescaled": {
+            "kval_topk": K,
+            "normalize_activations": "constant_scalar_rescale",
+            "activation_normalization_factor": 0.3,
+        },
+    }
+    kinds |= {
+        f"topk-{norm}": {"kval_topk": K, "normalize_activations": norm} for norm in NORMALIZATIONS
+    }
+    for (name, options), subtract in product(kinds.items(), (True, False)):
+        chosen = sizes | options | {"apply_b_dec_to_input": subtract}
+        save = inference(TemporalSAE, TemporalSAEConfig, **chosen)
+        bias = "b_dec-subtracted" if subtract else "b_dec-kept"
+        golden = subtract and name == "untied"
+        yield Case(f"temporal-{name}-{bias}", save, golden, sequences=True)
+
+
+def precisions() -> Iterator[Case]:
+    """Weights stored in 16 and 64 bits, computed with in 32."""
+    kinds = {
+        "standard": (StandardSAE, StandardSAEConfig, {}),
+        "topk": (TopKSAE, TopKSAEConfig, {"k": K, "rescale_acts_by_decoder_norm": True}),
+        "jumprelu": (JumpReLUSAE, JumpReLUSAEConfig, {}),
+    }
+    for (name, (sae, config, options)), dtype in product(
+        kinds.items(), ("bfloat16", "float16", "float64")
+    ):
+        yield Case(f"{name}-{dtype}", inference(sae, config, dtype=dtype, **options))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path)
@@ -197,15 +238,20 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     (options.out / "expected").mkdir(parents=True, exist_ok=True)
-    for seed, case in enumerate(cases()):
+    groups = (cases, pursuits, temporals, precisions, saelens_others.cases, saelens_runs.cases)
+    for seed, case in enumerate(case for group in groups for case in group()):
         if options.golden and not case.golden:
             continue
         torch.manual_seed(seed)
         with torch.no_grad():
             sae = case.save(options.out / case.name, options.d_in, options.d_sae)
-            x = torch.randn(options.rows, options.d_in) * 2 + 0.5  # off centre, for layer norm
+            lead = (2, options.rows // 2) if case.sequences else (options.rows,)
+            x = torch.randn(*lead, options.d_in) * 2 + 0.5  # off centre, for layer norm
             codes = sae.encode(x)
             found = {"x": x, "codes": codes, "decoded": sae.decode(codes), "output": sae(x)}
+        if options.golden:  # the state of the optimizer is the larger part of a run's checkpoint
+            (options.out / case.name / "trainer_state.pt").unlink(missing_ok=True)
+        found = {name: tensor.contiguous() for name, tensor in found.items()}
         save_file(found, options.out / "expected" / f"{case.name}.safetensors")
 
 
