@@ -49,7 +49,7 @@ class UnsafeFileError(CheckpointError):
 
 
 class UnknownFormatError(CheckpointError):
-    """No adapter claims the files, or more than one does."""
+    """No adapter claims the files, more than one does, or nobody said what they leave open."""
 
 
 class SiteError(SaebenchError):

@@ -16,9 +16,9 @@ PACKAGE = ROOT / "saebench"
 LAYERS = (
     ("_version", "errors"),
     ("codes", "activations", "stats", "environment", "documents", "weights"),
-    ("sae", "sites", "record", "packing", "files"),
+    ("sae", "sites", "record", "packing", "files", "layout"),
     ("metrics", "models", "reference", "store", "tokens"),
-    ("adapters", "gates"),
+    ("adapters", "gates", "locating"),
     ("diagnosis", "config"),
     ("inspection",),
     ("loading", "predictions"),

@@ -6,13 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import saebench
 from saebench.errors import BadReferenceError, CheckpointError, UnknownFormatError
-from saebench.files import MAX_JSON_BYTES
+from saebench.files import MAX_CONFIG_BYTES
 from saebench.inspection import printable
 from saebench.loading import expand, inspect, load_sae, open_checkpoint, short_name
 from saebench.reference import parse_reference
@@ -71,7 +72,7 @@ class TestLoad:
             load_sae(tmp_path)
 
     def test_a_format_that_nobody_knows_lists_what_was_found(self, tmp_path: Path) -> None:
-        (tmp_path / "params.npz").write_bytes(b"PK")
+        numpy.savez(tmp_path / "params.npz", unheard_of=numpy.ones(2))
         (tmp_path / "cfg.json").write_text('{"evil\\u001b[31m": 1}')
         with pytest.raises(UnknownFormatError) as error:
             load_sae(tmp_path)
@@ -96,7 +97,7 @@ class TestLoad:
         self, tmp_path: Path
     ) -> None:
         (tmp_path / "config.json").write_text('{"architectures": ["GPTNeoXForCausalLM"]}')
-        (tmp_path / "tokenizer.json").write_text(json.dumps({"vocab": "x" * MAX_JSON_BYTES}))
+        (tmp_path / "tokenizer.json").write_text(json.dumps({"vocab": "x" * MAX_CONFIG_BYTES}))
         layers = {f"layers.{i}.weight": torch.zeros(1) for i in range(20)}
         save_file(layers, tmp_path / "model.safetensors")
         with pytest.raises(UnknownFormatError) as error:
