@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -108,7 +109,7 @@ def group_sizes(tensors: Tensors, d_sae: int) -> Fact | None:
     """How many latents each nested dictionary adds; None where the file does not hold them."""
     if "group_sizes" not in tensors:
         return None
-    (groups,) = tensors.shape("group_sizes") or (1,)
+    groups = math.prod(tensors.shape("group_sizes"))
     sizes = tensors.numbers("group_sizes", groups=groups).to(torch.int64)
     if int(sizes.sum()) != d_sae:
         raise CheckpointError(

@@ -110,6 +110,12 @@ def _sizes(fields: list[Fields], tensors: Tensors) -> tuple[Fact, Fact, Fact]:
             f"shape {list(shape)}",
             "The config names a crosscoder, and these weights are of another class.",
         )
+    if 0 in shape:
+        raise CheckpointError(
+            f"tensor {ENCODER!r} of {tensors.file} with values",
+            f"shape {list(shape)}",
+            "The file is empty or damaged.",
+        )
     source = f"{tensors.file}: shape of {ENCODER}"
     keys = ("num_layers", "activation_dim", "dict_size")
     for key, size in zip(keys, shape, strict=True):
@@ -120,10 +126,11 @@ def _sizes(fields: list[Fields], tensors: Tensors) -> tuple[Fact, Fact, Fact]:
                 str(said.value),
                 "Fetch the config that belongs to these weights.",
             )
-    if tensors.shape(DECODER)[0] != shape[0] or fields[0].value("encoder_layers") is not None:
+    written = tensors.shape(DECODER)[:1]
+    if written != shape[:1] or fields[0].value("encoder_layers") is not None:
         raise CheckpointError(
-            f"a crosscoder that reads the {tensors.shape(DECODER)[0]} sources it writes",
-            f"an encoder of {shape[0]}: it was built to read some of them (encoder_layers)",
+            f"a crosscoder that reads the {list(written)} sources it writes",
+            f"an encoder of {list(shape[:1])}: it was built to read some of them (encoder_layers)",
             "Only crosscoders that read and write the same activations are supported.",
         )
     M, d_in, d_sae = (Fact(size, source) for size in shape)

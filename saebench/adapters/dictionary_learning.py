@@ -148,7 +148,7 @@ def _unit(weights: str, content: StateDict) -> tuple[Fact | None, list[str]]:
     if not {"step", "norm_factor"} & set(beside):
         return None, [f"tensors of {weights} lie under {content.wrapper!r}"]
     note = f"{weights} is the backup of an unfinished run (tensors under {content.wrapper!r}"
-    note += f", step {beside['step']})" if "step" in beside else ")"
+    note += f", step {beside['step']})" if isinstance(beside.get("step"), int) else ")"
     factor = beside.get("norm_factor")
     if factor is None:
         return None, [note]

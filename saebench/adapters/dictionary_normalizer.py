@@ -74,7 +74,7 @@ def read_normalizer(
     std = tensors.numbers(STD, **outer, d_in=d_in)
     scale = tensors.numbers(SCALE, **outer)
     rms = tensors.scalar(RMS)
-    _check_positive(tensors.file, scale, std)
+    _check_positive(tensors.file, scale, std, rms)
     variant = given or _variant(tensors.file, scale, std, rms)
     facts = {
         "normalization": Fact(Affine.name, f"{tensors.file}: {', '.join(KEYS[:3])}"),
@@ -93,7 +93,13 @@ def _without(given: Fact | None, source: str) -> Normalizer:
     return Normalizer(Normalization(), {"normalization": given or Fact("none", source)})
 
 
-def _check_positive(file: str, scale: Tensor, std: Tensor) -> None:
+def _check_positive(file: str, scale: Tensor, std: Tensor, rms: float) -> None:
+    if not 0 < rms < math.inf:
+        raise CheckpointError(
+            f"{RMS} of {file} (a positive number)",
+            f"{rms:g}",
+            "The file is damaged; fetch it again.",
+        )
     for key, values, smallest in ((SCALE, scale, "> 0"), (STD, std, ">= 0")):
         if bool((values < 0).any()) or (key == SCALE and bool((values == 0).any())):
             raise CheckpointError(

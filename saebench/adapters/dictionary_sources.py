@@ -117,8 +117,8 @@ def _models(
 def _site(run: Fields) -> Fact | None:
     """The output of the one layer that a config names."""
     for key in ("trainer.layer", "layer"):
-        layers = names_in(run.value(key))
-        site = hook_point(layers[0], run.value("trainer.submodule_name"))
-        if len(set(layers)) == 1 and site is not None:
+        layers, module = names_in(run.value(key)), run.value("trainer.submodule_name")
+        sites = {hook_point(layer, module) for layer in layers}
+        if len(sites) == 1 and (site := sites.pop()) is not None:
             return Fact(site, f"{run.file}: {key}, of which the output is read", "assumed")
     return None

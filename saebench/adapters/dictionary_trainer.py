@@ -15,6 +15,7 @@ from saebench.errors import CheckpointError, SiteError
 from saebench.sae import Fact
 from saebench.sites import parse_site
 
+MAX_NAME = 200  # characters of a module's name that are looked at
 ANNEALED = ("k_annealing_steps", "k_anneal_steps", "k_initial", "k_target")
 _STEP = re.compile(r"(?:ae|checkpoint)_(\d+)\.(?:pt|safetensors)$")
 _LAYER = re.compile(r"(?:^|[/_-])(?:layer[_-]?|L)(\d{1,3})(?=[/_.-]|$)")
@@ -41,7 +42,7 @@ def site_facts(fields: Fields) -> dict[str, Fact]:
 
 def hook_point(layer: object, submodule: object = None, io: object = "out") -> str | None:
     """The hook point of a submodule of a layer; that of the layer itself unless one is named."""
-    name = str(submodule or "")
+    name = submodule[:MAX_NAME] if isinstance(submodule, str) else ""
     try:
         return parse_site(name).hook_name
     except SiteError:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saebench.activations import AbsTopK, Activation, Gated, JumpReLU, ReLU, TanhReLU, TopK
-from saebench.adapters.batch_gate import batch_gate, given_threshold
+from saebench.adapters.batch_gate import batch_gate, estimated, given_threshold
 from saebench.adapters.choices import Choices
 from saebench.adapters.fields import Fields
 from saebench.adapters.saelens_architecture import BATCH, tanh_activation
@@ -59,6 +59,8 @@ def read_weights(
         norms = row_norms(W_dec).clamp_min(MIN_DECODER_NORM)
     tanh = tanh_activation(fields, architecture)
     threshold = _given_threshold(choices, name)
+    if threshold is None and name in BATCH and not _has_threshold(tensors) and k is not None:
+        threshold = estimated(tensors.file, k)
     notes: list[str] = []
     if tanh is not None:
         notes.append(
@@ -104,11 +106,15 @@ def _activation(tensors: Tensors, architecture: str, d_sae: int, k: Fact | None)
     if architecture in ("topk", "abstopk"):
         assert k is not None  # required of these architectures
         return TopK(k.value) if architecture == "topk" else AbsTopK(k.value)
-    if architecture in BATCH:
+    if architecture in BATCH and "threshold" not in tensors:
         return JumpReLU(tensors.threshold("topk_threshold"))
-    if "jumprelu" in architecture:
+    if architecture in BATCH or "jumprelu" in architecture:
         return JumpReLU(_thresholds(tensors, d_sae))
     return ReLU()
+
+
+def _has_threshold(tensors: Tensors) -> bool:
+    return any(name in tensors for name in THRESHOLDS)
 
 
 def _thresholds(tensors: Tensors, d_sae: int) -> Tensor:

@@ -229,7 +229,19 @@ class TestContradictions:
         root = changed(
             tmp_path, "sae", {"num_layers": 1}, **{"encoder.weight": torch.ones(1, 8, 20)}
         )
-        assert "reads the 2 sources it writes: an encoder of 1" in message(root)
+        assert "reads the [2] sources it writes: an encoder of [1]" in message(root)
+
+    def test_an_encoder_that_reads_some_of_the_sources(self, tmp_path: Path) -> None:
+        assert "(encoder_layers)" in message(changed(tmp_path, "sae", {"encoder_layers": [1]}))
+
+    def test_no_sources_at_all(self, tmp_path: Path) -> None:
+        empty = {"encoder.weight": torch.ones(0, 8, 20), "decoder.weight": torch.ones(0, 20, 8)}
+        assert "with values: shape [0, 8, 20]" in message(changed(tmp_path, "sae", **empty))
+
+    @pytest.mark.parametrize("layer", [[], [[1], [2]], "one", -1, {"at": 3}])
+    def test_a_layer_that_is_none_is_no_site(self, tmp_path: Path, layer: object) -> None:
+        (tmp_path / "trainer_config.json").write_text(json.dumps({"trainer": {"layer": layer}}))
+        assert read(changed(tmp_path, "sae")).cfg.site is None
 
     def test_a_part_of_the_normaliser(self, tmp_path: Path) -> None:
         found = message(changed(tmp_path, "sae", activation_mean=None))

@@ -234,6 +234,11 @@ class TestNormaliser:
         root = folder(tmp_path, activation_global_scale=torch.tensor(scale))
         assert "activation_global_scale of model.safetensors with values > 0" in message(root)
 
+    @pytest.mark.parametrize("rms", [0.0, -1.0])
+    def test_a_target_that_is_not_positive_is_refused(self, tmp_path: Path, rms: float) -> None:
+        root = folder(tmp_path, target_rms=torch.tensor(rms))
+        assert "target_rms of model.safetensors (a positive number)" in message(root)
+
     def test_a_scale_of_one_is_the_variant_by_dimension(self, tmp_path: Path) -> None:
         sae = read(folder(tmp_path, activation_global_scale=torch.tensor(1.0)))
         assert sae.cfg.facts["normalization_variant"].value == "per_dimension"

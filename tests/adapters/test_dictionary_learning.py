@@ -310,6 +310,13 @@ class TestContradictions:
         root = replace(converted("MatryoshkaBatchTopKSAE", tmp_path), group_sizes=torch.ones(2))
         assert "group_sizes of ae.safetensors with sum d_sae = 20: 2" in message(root)
 
+    def test_group_sizes_of_another_shape(self, tmp_path: Path) -> None:
+        wrong = {"group_sizes": torch.ones(2, 10)}
+        root = replace(converted("MatryoshkaBatchTopKSAE", tmp_path), **wrong)
+        assert "'group_sizes' of ae.safetensors with shape [groups 20]: shape [2, 10]" in message(
+            root
+        )
+
     def test_a_class_of_another_library_lists_the_known_ones(self, tmp_path: Path) -> None:
         root = edit(converted("AutoEncoder", tmp_path), dict_class="HeterogeneousCrossCoder")
         assert "one of AutoEncoder, AutoEncoderNew" in message(root)

@@ -159,7 +159,7 @@ class TestContradictions:
             ({}, {"b_dec": torch.ones(7)}, r"d_out 7 \(sae\.pt: length of 'b_dec'\)"),
             ({}, {"W_dec": torch.ones(5, 6)}, "one number of latents: encoder 'W_enc'"),
             ({"activation": "topk", "k": 21}, {}, r"k of at most d_sae = 20: 21"),
-            ({}, {"k": torch.tensor(math.nan)}, "k in 'k' of sae.pt: nan"),
+            ({}, {"k": torch.tensor(math.nan)}, r"'k' of sae\.pt with finite values"),
             ({}, {"W_enc": torch.full((D, F), math.nan)}, "160 of 160 are NaN"),
             (
                 {},

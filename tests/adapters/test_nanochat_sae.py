@@ -145,6 +145,17 @@ class TestContradictions:
         with pytest.raises(CheckpointError, match=r"d_in 9 \(cfg\.json: d_in\): encoder 'W_enc'"):
             load(edited("behaviour-parameters", tmp_path, d_in=9))
 
+    def test_a_gate_of_another_shape(self, tmp_path: Path) -> None:
+        shutil.copytree(GOLDEN / "run-gated", tmp_path, dirs_exist_ok=True)
+        stored = torch.load(tmp_path / "best_model.pt", weights_only=True)
+        for name, wrong, expected in (
+            ("W_gate", stored["W_gate"].T.contiguous(), r"tensor 'W_gate' of best_model\.pt"),
+            ("b_gate", torch.ones(7), r"d_sae 7 \(best_model\.pt: length of 'b_gate'\)"),
+        ):
+            torch.save(stored | {name: wrong}, tmp_path / "best_model.pt")
+            with pytest.raises(CheckpointError, match=expected):
+                load(tmp_path)
+
     def test_no_k(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"cfg\.json: activation is topk.*--set k=K"):
             load(edited("behaviour-parameters", tmp_path, k=...))

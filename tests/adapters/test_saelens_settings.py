@@ -114,6 +114,14 @@ class TestThreshold:
         sae.calibrate(X)
         assert int((sae.encode(X) != 0).sum()) == 2 * X.shape[0]
 
+    def test_a_batchtopk_without_any_threshold_takes_one_from_data(self, tmp_path: Path) -> None:
+        settings = {"activation": "batchtopk", "k": "2"}
+        sae = given(tmp_path / "a", config(), settings)
+        assert sae.pending == ("threshold",)
+        assert sae.cfg.facts["threshold"].how == "assumed"
+        stored = given(tmp_path / "b", config(), settings, threshold=LOGS.exp())
+        assert torch.equal(stored.activation.threshold, LOGS.exp())
+
     def test_an_estimate_needs_a_k(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="Pass --set k="):
             given(tmp_path, config("jumprelu"), {"threshold": "estimate"}, threshold=LOGS)
