@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +14,7 @@ from saebench.config.defaults import measured_suites
 from saebench.config.options import OPTIONS, add_options, as_arguments, configured
 from saebench.config.reading import pairs
 from saebench.errors import ConfigError, SaebenchError
+from saebench.settings import ROLES, SETTINGS
 
 USAGE_ERROR = 4  # as pytest's
 
@@ -152,7 +153,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--config", metavar="FILE", help="saebench.toml or pyproject.toml")
         add_options(command.add_argument)
 
-    inspect = _command(commands, "inspect", _inspect, "say what a checkpoint is", INSPECT_EPILOG)
+    epilog = INSPECT_EPILOG + _table("settings (--set NAME=VALUE)", SETTINGS)
+    epilog += _table("roles of tensors (--map ROLE=TENSOR)", ROLES)
+    inspect = _command(commands, "inspect", _inspect, "say what a checkpoint is", epilog)
     inspect.add_argument("ref", metavar="REF")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.add_argument(
@@ -175,6 +178,12 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("reports", metavar="DIR", help="the --out folder of a run")
     card.add_argument("-o", "--output", metavar="FILE", help="default: DIR/README.md")
     return parser
+
+
+def _table(title: str, items: Mapping[str, str]) -> str:
+    """Names and what they mean, as a part of a command's help."""
+    lines = [f"  {name:<19} {text}" for name, text in items.items()]
+    return "\n".join(["", f"{title}:", *lines, ""])
 
 
 def _command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class Inspection:
     findings: tuple[Finding, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Plain JSON values; numbers that are not finite, which JSON cannot hold, as text."""
         data = asdict(self)
         data["tensors"] = {
             key: {"dtype": item.dtype, "shape": list(item.shape)}
@@ -44,7 +45,8 @@ class Inspection:
         }
         data["norms"] = dict(zip(("min", "mean", "max"), self.norms or (None,) * 3, strict=True))
         data["findings"] = [asdict(finding) for finding in self.findings]
-        return data | {"evidence": list(self.evidence), "notes": list(self.notes)}
+        found: dict[str, Any] = _strict(data)
+        return found
 
     def to_text(self) -> str:
         """Lines for a terminal; control characters in values from files are taken out."""
@@ -69,6 +71,15 @@ class Inspection:
         return "\n".join(lines)
 
 
+def _strict(value: Any) -> Any:
+    """The value with lists for tuples, and without the numbers that JSON has no words for."""
+    if isinstance(value, Mapping):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def printable(value: object, limit: int = MAX_TEXT) -> str:
     """The text of a value on one line, without control or direction characters."""
     text = "".join(c if c.isprintable() else " " for c in str(value)[: limit * 4])
@@ -78,7 +89,8 @@ def printable(value: object, limit: int = MAX_TEXT) -> str:
 def _fact_rows(facts: Mapping[str, Fact]) -> list[tuple[str, object, object]]:
     sources = {"file": "", "user": "given: ", "assumed": "assumed: "}
     rows = [(key, fact.value, f"{sources[fact.how]}{fact.source}") for key, fact in facts.items()]
-    missing = [(key, "not known", "") for key in ("site", "model") if key not in facts]
+    several = {key: f"{key}s" for key in ("site", "model")}
+    missing = [(k, "not known", "") for k, many in several.items() if not {k, many} & set(facts)]
     return [*rows, *missing]
 
 

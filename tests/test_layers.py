@@ -14,7 +14,7 @@ PACKAGE = ROOT / "saebench"
 # Each name may import from those in earlier lines, and from its own line only where it is a package
 # of its own (a family of modules that share a room).
 LAYERS = (
-    ("_version", "errors"),
+    ("_version", "errors", "settings"),
     ("codes", "activations", "stats", "environment", "documents", "weights"),
     ("sae", "sites", "record", "packing", "files", "layout"),
     ("metrics", "models", "reference", "store", "tokens"),

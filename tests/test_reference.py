@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saebench.errors import BadReferenceError, HubError
+from saebench.errors import BadReferenceError
 from saebench.reference import Reference, fetch, parse_reference, resolve
 
 WORD = st.text(string.ascii_letters + string.digits + "_", min_size=1, max_size=8)
@@ -115,22 +115,66 @@ def test_a_missing_path_that_looks_like_a_repository_says_how_to_write_one() -> 
 
 
 @pytest.mark.parametrize(
-    ("message", "found"),
+    ("address", "meant"),
     [
-        ("Network is blocked.", "RuntimeError: Network is blocked. Check the network"),
-        ("", "RuntimeError: no message. Check the network"),
-        ("word " * 100, "RuntimeError: word word"),
+        ("https://huggingface.co/org/repo", "hf:org/repo"),
+        ("https://huggingface.co/org/repo/", "hf:org/repo"),
+        ("https://huggingface.co/org/repo/tree/main", "hf:org/repo"),
+        ("https://huggingface.co/org/repo/tree/main/layer_13", "hf:org/repo:layer_13"),
+        ("https://hf.co/org/repo/tree/v1/a/b", "hf:org/repo@v1:a/b"),
+        ("http://www.huggingface.co/org/repo/blob/v1/a/ae.pt?x=1#L3", "hf:org/repo@v1:a/ae.pt"),
+        ("https://huggingface.co/org/repo/resolve/main/ae.pt?download=true", "hf:org/repo:ae.pt"),
+        ("https://huggingface.co/org/repo/tree/refs%2Fpr%2F1/a%20b", "hf:org/repo@refs/pr/1:a b"),
+        ("https://huggingface.co/org/repo/tree/refs/pr/1/a", "hf:org/repo@refs/pr/1:a"),
+        ("https://huggingface.co/org/repo/discussions/3", "hf:org/repo"),
+        ("hf:https://huggingface.co/org/repo", "hf:org/repo"),
+        ("hf://org/repo", "hf:org/repo"),
     ],
 )
-def test_a_message_of_the_hub_is_relayed_in_whole_words_with_one_full_stop(
-    monkeypatch: pytest.MonkeyPatch, message: str, found: str
+def test_an_address_on_the_hub_is_answered_with_the_reference_to_write(
+    address: str, meant: str
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise RuntimeError(message)
+    with pytest.raises(BadReferenceError) as error:
+        parse_reference(address)
+    assert str(error.value).endswith(f"Write {meant}.")
 
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
-    with pytest.raises(HubError) as error:
-        resolve(parse_reference("hf:org/repo"))
-    assert found in str(error.value)
-    assert ".." not in str(error.value)
-    assert len(message) < 200 or "word …. Check the network" in str(error.value)
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("https://huggingface.co/datasets/org/data", "That is no model repository. Write hf:org/r"),
+        ("https://huggingface.co/org", "Write hf:org/repo, "),
+        ("https://huggingface.co/org/../repo/tree/main/../x", "Write hf:org/repo, "),
+        ("https://user:secret@huggingface.co/org/repo?token=secret", "an address: "),
+    ],
+)
+def test_other_addresses_are_refused_without_what_may_be_secret(address: str, message: str) -> None:
+    with pytest.raises(BadReferenceError) as error:
+        parse_reference(address)
+    assert message in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_a_local_folder_of_steps_is_listed_with_the_config_of_its_run(tmp_path: Path) -> None:
+    for name in ("config.json", "ae.pt", "checkpoints/ae_1.pt", "checkpoints/ae_2.pt"):
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).touch()
+    steps = resolve(parse_reference(str(tmp_path / "run" / "checkpoints")))
+    assert steps.names == ("checkpoints/ae_1.pt", "checkpoints/ae_2.pt", "config.json")
+    assert (steps.root, steps.within) == (tmp_path / "run", "checkpoints")
+    step = resolve(parse_reference(str(tmp_path / "run" / "checkpoints" / "ae_2.pt")))
+    assert (step.file, step.root) == ("checkpoints/ae_2.pt", tmp_path / "run")
+    assert str(step.pinned(step.file)) == str(step.reference)
+
+
+def test_a_folder_that_may_not_be_listed_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.pt").touch()
+
+    def gone(_: Path) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(Path, "iterdir", gone)  # between the look and the listing
+    with pytest.raises(BadReferenceError, match=r"No such file or directory\. Check the path"):
+        resolve(parse_reference(str(tmp_path / "a.pt")))

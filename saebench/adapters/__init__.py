@@ -1,4 +1,35 @@
-"""Checkpoint formats: one module per ecosystem, recognised by content, in one ordered registry."""
+"""Checkpoint formats: one module per ecosystem, recognised by content, in one ordered registry.
+
+All adapters look at all files, the most specific first. Two that claim the same files are an error, so
+that the order settles nothing: it is the order of evidence in errors. What each goes by, with tensors
+by their shapes in latents F, width D and M models or layers:
+
+====================== ==================================================================================
+gemma_scope            one .npz of exactly W_enc, W_dec, b_enc, b_dec, threshold
+gemma_scope_2          .safetensors with w_enc, w_dec, b_enc, b_dec, threshold in lower case
+clt_training           encoder.weight [F, D] with what only this fork of sparsify writes (W_decs.N, post_enc)
+sparsify               cfg.json with d_in, encoder.weight and W_dec of the same shape [F, D]
+llama_scope            hyperparams.json or config.json with hook_point_in; encoder.weight, decoder.weight
+llamascopium           config.json with d_model and sae_type sae, crosscoder, clt …; W_E
+crosscode              tensors _W_enc_XiDiL and _W_dec_LXoDo
+circuit_tracer         W_enc and W_dec both [F, D] in a .safetensors per layer; or W_enc_N, W_dec_N
+crosslayer_coding      cfg.json with num_features, num_layers, d_model, activation_fn
+open_interp            W_enc [2, D, F], W_dec [F, 2, D] and a threshold [F]
+crosscoder_replication W_enc [2, D, F], W_dec [F, 2, D] and no threshold
+dictionary_crosscoders encoder.weight and decoder.weight with three dimensions, or a class that has them
+dictionary_learning    config.json with trainer.dict_class, not one of a crosscoder
+dictionary_hub         config.json with activation_dim and dict_size at its top
+batchtopk              config.json with sae_type, act_size and dict_size, or a run name with them
+saelens                cfg.json with d_in and d_sae; W_dec [F, D] and, unless it is tied, W_enc [D, F]
+connor_rob             NAME_cfg.json with act_size, dict_size, act_name beside NAME
+openai                 pre_bias, latent_bias and encoder.weight
+goodfire               encoder_linear.weight and decoder_linear.weight
+nanochat_sae           a pickle with a config of d_in, d_sae and an activation, beside tensors of an SAE
+temporal               conf.yaml with llm.dimin and sae.exp_factor; D, b and attn_layers.N
+legacy                 a pickle of tensors and, under cfg, the config object of SAELens before version 2
+generic                where none of these fits: tensors that are an encoder and a decoder by name or shape
+====================== ==================================================================================
+"""
 
 from __future__ import annotations
 
@@ -96,10 +127,9 @@ def _unknown(files: CheckpointFiles) -> UnknownFormatError:
             f"{saelens.CONFIG_FILE} is missing beside {_shown(bare[0], contents[bare[0]])}",
             f"Copy the {saelens.CONFIG_FILE} that belongs to these weights into the folder.",
         )
-    known = ", ".join(adapter.FORMAT for adapter in ADAPTERS)
     parts = [_shown(name, inside) for name, inside in contents.items()]
     more = [f"and {len(parts) - SHOWN} more files"] if len(parts) > SHOWN else []
-    found = f"none of the known formats ({known}) fits {'; '.join(parts[:SHOWN] + more)}"
+    found = f"none of the {len(ADAPTERS)} known formats fits {'; '.join(parts[:SHOWN] + more)}"
     config = dictionary_learning.CONFIG_FILE
     if "architectures" in contents.get(config, {}):
         return UnknownFormatError(

@@ -7,25 +7,8 @@ not be guessed (activation, k, thresholds, the orientation of square matrices, t
 role) is asked for in one error that lists everything. What is assumed is marked so, with a note: that
 b_dec is not subtracted, that top-k rectifies, that inputs are not normalised.
 
-``f = act((n(x) − b_in) W_enc + b_enc)``, ``x̂ = n⁻¹(f W_dec + b_dec)``; the roles are those of
-:data:`saebench.adapters.generic_names.ROLES`, the settings those of :data:`SETTINGS`:
-
-======================= =================================================================================
-``activation``          relu, topk, batchtopk, jumprelu, gated, abstopk
-``k``                   latents kept per token (topk, abstopk) or on average (batchtopk)
-``relu``                true or false: whether top-k rectifies what it keeps
-``threshold``           of jumprelu or batchtopk, in units of pre-activations; ``estimate`` for batchtopk
-``log_threshold``       true or false: whether the threshold tensor holds logarithms
-``subtract_b_dec``      true or false: whether b_dec is subtracted before the encoder
-``orientation``         of the encoder in the file: d_in,d_sae or d_sae,d_in
-``decoder_orientation`` of the decoder in the file: d_sae,d_in or d_in,d_sae
-``d_in``, ``d_sae``     widths, where two readings of the shapes are left
-``tied``                true: the missing matrix is the other one transposed
-``normalize_decoder``   true: each decoder direction is scaled to norm 1 before use
-``normalization``       none, layer_norm or constant_norm_rescale
-``input_scale``         a number multiplied into the input and divided out of the reconstruction
-``ignore``              names of tensors, separated by commas, that take no part
-======================= =================================================================================
+``f = act((n(x) − b_in) W_enc + b_enc)``, ``x̂ = n⁻¹(f W_dec + b_dec)``;
+the roles and settings are those of :mod:`saebench.settings`.
 
 Hidden layers, batch norms and whole crosscoders are beyond it; so are Overcomplete's archetypal
 dictionaries. Its plain ones load with ``normalize_decoder``, ``log_threshold`` and, where the stored
@@ -52,24 +35,6 @@ from saebench.weights import TensorInfo, is_pickle, is_weights
 
 FORMAT = "generic"
 MAX_MATRICES = 4  # encoder, decoder, a gate, a skip; more is a network of another kind
-
-SETTINGS: dict[str, str] = {
-    "activation": "relu, topk, batchtopk, jumprelu, gated or abstopk",
-    "k": "latents kept per token (topk, abstopk), or on average (batchtopk)",
-    "relu": "true or false: whether top-k rectifies the values it keeps",
-    "threshold": "of jumprelu or batchtopk, in units of pre-activations; or estimate (batchtopk)",
-    "log_threshold": "true or false: whether the threshold tensor holds logarithms",
-    "subtract_b_dec": "true or false: whether b_dec is subtracted before the encoder",
-    "orientation": "of the encoder in the file: d_in,d_sae or d_sae,d_in",
-    "decoder_orientation": "of the decoder in the file: d_sae,d_in or d_in,d_sae",
-    "d_in": "the width of the input, where shapes allow two readings",
-    "d_sae": "the number of latents, where shapes allow two readings",
-    "tied": "true: the missing matrix is the other one transposed",
-    "normalize_decoder": "true: each decoder direction is scaled to norm 1 before use",
-    "normalization": "none, layer_norm or constant_norm_rescale",
-    "input_scale": "a number multiplied into the input and divided out of the reconstruction",
-    "ignore": "names of tensors, separated by commas, that take no part",
-}
 
 
 def sniff(files: CheckpointFiles) -> Claim | None:

@@ -10,22 +10,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-ROLES: Mapping[str, str] = {
-    "encoder": "the encoder matrix, in either orientation",
-    "decoder": "the decoder matrix, in either orientation",
-    "b_enc": "added to the pre-activations [d_sae]",
-    "b_dec": "added to the reconstruction [d_out]; see --set subtract_b_dec",
-    "b_in": "subtracted from the input and not added back [d_in]",
-    "mean": "subtracted from the input and added back to the reconstruction [d_in]",
-    "scale": "multiplied into the input after the mean and divided out again [d_in] or one number",
-    "std": "divided out of the input after the mean and multiplied back [d_in] or one number",
-    "threshold": "JumpReLU thresholds [d_sae], or one BatchTopK threshold",
-    "skip": "the skip path of a transcoder [d_out, d_in]",
-    "gate": "a gate matrix of its own, in the encoder's orientation",
-    "b_gate": "the bias of the gate [d_sae]",
-    "r_mag": "log of the ratio of magnitude to gate weights [d_sae]",
-    "b_mag": "the bias of the magnitude [d_sae]",
-}
 MATRICES = ("encoder", "decoder", "gate", "skip")
 
 _ENCODER = {"enc", "encode", "encoder", "encoding", "e", "wenc", "benc"}

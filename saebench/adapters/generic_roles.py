@@ -10,7 +10,6 @@ from saebench.adapters.generic_config import TIED, Knowledge, a_flag
 from saebench.adapters.generic_gate import Gate
 from saebench.adapters.generic_names import (
     MATRICES,
-    ROLES,
     find_roles,
     is_harmless,
     is_logarithm,
@@ -21,6 +20,7 @@ from saebench.adapters.generic_names import (
 from saebench.adapters.generic_shapes import Layout
 from saebench.adapters.generic_sheet import MAX_NAME, Sheet, contradiction, option, shown
 from saebench.sae import Fact
+from saebench.settings import ROLES
 from saebench.weights import TensorInfo
 
 BY_USER_ONLY = ("mean", "scale", "std")  # names cannot tell whether these were folded in

@@ -18,7 +18,13 @@ from saebench.adapters.saelens_architecture import (
     TRANSCODERS,
     read_architecture,
 )
-from saebench.adapters.saelens_context import METADATA, PROVENANCE_KEY, reshaping, sampling_facts
+from saebench.adapters.saelens_context import (
+    METADATA,
+    PROVENANCE_KEY,
+    centring,
+    reshaping,
+    sampling_facts,
+)
 from saebench.adapters.saelens_models import Read, build
 from saebench.adapters.saelens_normalization import read_normalization, run_files
 from saebench.adapters.tensors import Tensors
@@ -118,6 +124,7 @@ def read_as(
         "undo_normalization": _undo(architecture, is_scaled=inputs.is_scaled),
         "subtract_b_dec": _subtract_b_dec(fields, choices, transcoder),
         "reshape": reshaping(fields, site),
+        "centred": centring(fields),
         **sampling_facts(fields),
     }
     if transcoder and facts["site_out"] is None:

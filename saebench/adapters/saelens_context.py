@@ -35,6 +35,13 @@ def sampling_facts(fields: Fields) -> dict[str, Fact | None]:
     return dict(found)
 
 
+def centring(fields: Fields) -> Fact | None:
+    """Whether the run's model had its writing weights centred by TransformerLens."""
+    tables = (f"{METADATA}.model_from_pretrained_kwargs", "model_from_pretrained_kwargs")
+    keys = [f"{table}.center_writing_weights" for table in tables]
+    return fields.flag(*keys, default=False) if any(key in fields for key in keys) else None
+
+
 def reshaping(fields: Fields, site: Fact | None) -> Fact | None:
     """The fact that attention heads are laid side by side, as activations at a hook_z come here."""
     named = fields.one_of(("none", "hook_z"), RESHAPE_KEY)

@@ -144,7 +144,7 @@ class SAE(Dictionary):
         transcoder belongs to :meth:`forward`, not to the codes, and is not added.
         Raises :class:`CheckpointError` when ``x`` is needed and missing.
         """
-        scaled = f if self.latent_scale is None else f / self.latent_scale
+        scaled = f if self.latent_scale is None else f / self._units()
         flat = (scaled @ self.W_dec + self.b_dec).reshape(-1, self.cfg.width_out)
         inputs = None if x is None else self._flatten(x)[0]
         return self._unflatten(self._denormalize(flat, inputs), tuple(f.shape[:-1]))
@@ -190,7 +190,7 @@ class SAE(Dictionary):
         """Reconstruction ``x̂[n, width_out]``: a gather-and-sum over the active decoder rows only."""
         values = codes.values
         if self.latent_scale is not None:
-            values = values / self.latent_scale[codes.indices.long()]
+            values = values / self._units()[codes.indices.long()]
         total = F.embedding_bag(
             codes.indices,
             self.W_dec,
@@ -208,9 +208,16 @@ class SAE(Dictionary):
 
     def decoder_norms(self) -> Tensor:
         """Norm of each latent's direction in each target, ``[d_sae, n_targets]``."""
-        size = max(1, CHUNK_BYTES // (4 * self.cfg.width_out))  # a mapped decoder is not copied whole
+        size = max(
+            1, CHUNK_BYTES // (4 * self.cfg.width_out)
+        )  # a mapped decoder is not copied whole
         norms = torch.cat([self._norms(rows) for rows in self.W_dec.split(size)])
-        return norms if self.latent_scale is None else norms / self.latent_scale[:, None]
+        return norms if self.latent_scale is None else norms / self._units()[:, None]
+
+    def _units(self) -> Tensor:
+        """``latent_scale`` as a divisor: a scale of zero makes zero codes, whatever divides them."""
+        assert self.latent_scale is not None
+        return self.latent_scale.masked_fill(self.latent_scale == 0, 1)
 
     def _norms(self, rows: Tensor) -> Tensor:
         """``[n, n_targets]`` of decoder rows ``[n, width_out]``."""

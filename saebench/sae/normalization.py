@@ -86,7 +86,9 @@ class ConstantNorm(Normalization):
         sources = x.reshape(*x.shape[:-1], self.n_sources, -1)
         norm = sources.norm(dim=-1, keepdim=True)
         scale = torch.where(norm > 0, norm, 1) / sources.shape[-1] ** 0.5
-        return scale[..., 0, :] if self.n_sources == 1 else scale.expand_as(sources).reshape(x.shape)
+        return (
+            scale[..., 0, :] if self.n_sources == 1 else scale.expand_as(sources).reshape(x.shape)
+        )
 
 
 class Affine(Normalization):

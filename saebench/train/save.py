@@ -23,6 +23,7 @@ from saebench.activations import JumpReLU, ReLU, TopK
 from saebench.adapters.saelens import CONFIG_FILE, LAYOUT_VERSION, PROVENANCE_KEY, WEIGHT_FILE
 from saebench.errors import OutputError
 from saebench.sae import SAE
+from saebench.sae.normalization import ConstantNorm, LayerNorm, Normalization
 
 HISTORY_FILE = "training.jsonl"
 OWN_FILES = (CONFIG_FILE, WEIGHT_FILE, HISTORY_FILE)
@@ -128,13 +129,27 @@ def _check_taken(folder: Path, overwrite: bool) -> None:
         )
 
 
+def _unsupported(sae: SAE) -> list[str]:
+    """What of an SAE the layout has no place for, so that it would be lost in silence."""
+    found = [name for name in ("latent_scale", "W_skip") if getattr(sae, name) is not None]
+    activation = sae.activation
+    plain = type(activation) in (TopK, JumpReLU, ReLU)
+    if isinstance(activation, TopK) and (activation.weight is not None or not activation.rectify):
+        plain = False
+    if sae.b_enc is None or not plain:
+        found.append(type(activation).__name__)
+    if type(sae) is not SAE:
+        found.append(type(sae).__name__)
+    if type(sae.normalization) not in (Normalization, LayerNorm, ConstantNorm):
+        found.append(f"{sae.cfg.normalization} inputs")
+    if sae.b_in is not None and not torch.equal(sae.b_in, sae.b_dec):
+        found.append("b_in other than b_dec")
+    return found
+
+
 def _tensors(sae: SAE) -> dict[str, Tensor]:
     """The tensors under SAELens' names, each in memory of its own."""
-    unsupported = [name for name in ("latent_scale", "W_skip") if getattr(sae, name) is not None]
-    if sae.b_enc is None or not isinstance(sae.activation, TopK | JumpReLU | ReLU):
-        unsupported.append(type(sae.activation).__name__)
-    if sae.b_in is not None and not torch.equal(sae.b_in, sae.b_dec):
-        unsupported.append("b_in other than b_dec")
+    unsupported = _unsupported(sae)
     if unsupported or sae.cfg.is_transcoder:
         raise OutputError(
             "an SAE of architecture topk, batchtopk, jumprelu or standard to save",

@@ -23,7 +23,6 @@ import torch
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from saebench.diagnosis import diagnose
 from saebench.errors import SaebenchError
 from saebench.inspection import Inspection
 from saebench.loading import inspect, load_sae
@@ -76,6 +75,7 @@ def check(path: Path, arguments: dict[str, Any]) -> None:
     """Outline, load and encode; raises anything but our own errors, which are counted."""
     look(lambda: shown(inspect(path, headers_only=True, **arguments)), "outlined")
     look(lambda: used(load_sae(path, **arguments)), "loaded")
+    look(lambda: shown(inspect(path, **arguments)), "inspected")
 
 
 def look(action: Callable[[], None], outcome: str) -> None:
@@ -97,8 +97,7 @@ def shown(found: Inspection) -> None:
 
 
 def used(sae: Dictionary) -> None:
-    """Diagnosis and codes of a tiny input, finite wherever the weights leave no other choice."""
-    diagnose(sae)
+    """Codes and output of a tiny input, finite unless the weights are so large that they cannot be."""
     cfg = sae.cfg
     if cfg.width_in > 2**16:
         raise Wrong(f"a width of {cfg.width_in} from files of a few kilobytes")

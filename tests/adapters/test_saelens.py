@@ -339,3 +339,14 @@ def test_the_name_of_the_folder_and_of_the_weights_does_not_matter(tmp_path: Pat
     (folder / "sae_weights.safetensors").rename(folder / "weights.safetensors")
     found = load_sae(folder).cfg
     assert (found.architecture, found.k) == ("standard", None)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_a_model_whose_writing_weights_were_centred_is_read_centred(
+    tmp_path: Path, centred: bool
+) -> None:
+    options = {"model_from_pretrained_kwargs": {"center_writing_weights": centred}}
+    cfg = load_sae(write(tmp_path, config(metadata=options), tensors())).cfg
+    assert cfg.centred == centred
+    assert cfg.facts["centred"].how == "file"
+    assert not load_sae(write(tmp_path / "without", config(), tensors())).cfg.centred

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from saebench.activations import Gated
+from saebench.activations import AbsTopK, Gated, TopK
 from saebench.errors import OutputError
 from saebench.loading import load_sae
 from saebench.sae import SAE
+from saebench.sae.normalization import Affine
 from saebench.train import Recipe, Trainer, save_checkpoint
 from saebench.train.save import check_folder
 
@@ -237,3 +238,28 @@ def test_saelens_loads_what_is_saved_and_computes_the_same(make, planted, tmp_pa
         for name, found in ours.items():
             worst = (found - theirs[name]).abs().max() / theirs[name].abs().max()
             assert worst <= 1e-5, f"{folder.name}: {name}"
+
+
+def _signed(sae):
+    sae.activation = AbsTopK(3)
+
+
+def _unrectified(sae):
+    sae.activation = TopK(3, rectify=False)
+
+
+def _weighted(sae):
+    sae.activation = TopK(3, weight=torch.ones(64))
+
+
+def _scaled(sae):
+    sae.normalization = Affine(torch.tensor(2.0))
+
+
+@pytest.mark.parametrize("change", [_signed, _unrectified, _weighted, _scaled])
+def test_what_the_layout_has_no_place_for_is_refused_rather_than_lost(make, tmp_path, change):
+    sae = make()
+    change(sae)
+    with pytest.raises(OutputError, match="in the format it came in"):
+        save_checkpoint(sae, tmp_path / "a")
+    assert not (tmp_path / "a").exists()

@@ -1,0 +1,29 @@
+"""Mutated checkpoints of every family: our own errors or a working model, and nothing else happens."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = 700
+SEED = 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measures memory as Linux does")
+def test_a_mutated_checkpoint_of_any_format_loads_and_encodes_or_is_refused_with_our_error(
+    tmp_path: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.adapters.fuzzing", tmp_path, str(EXAMPLES), str(SEED)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    counts = json.loads(done.stdout)
+    assert counts["loaded"] > EXAMPLES / 20  # settings and unused keys leave a checkpoint usable
+    assert counts["refused"] > EXAMPLES / 10

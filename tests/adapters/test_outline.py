@@ -1,0 +1,69 @@
+"""``inspect --headers-only`` says what the full inspection says, and reads no matrix for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saebench.cli import main
+from saebench.loading import inspect, open_checkpoint
+from saebench.weights.stored import HeldTensor, MappedTensor, Opened, Stored
+from tests.adapters.goldens import given, golden_parameters
+
+FEW = 4  # layers or models of a golden case: a tensor with one more dimension than this is a matrix
+
+every_golden = pytest.mark.parametrize("path", golden_parameters())
+
+
+def is_matrix(shape: tuple[int, ...]) -> bool:
+    """Whether the tensor is more than a vector for each of a few layers or models."""
+    return sum(size > FEW for size in shape) > 1
+
+
+@every_golden
+def test_headers_alone_give_the_same_facts(path: Path) -> None:
+    whole, outline = inspect(path, **given(path)), inspect(path, headers_only=True, **given(path))
+    for name in ("format", "evidence", "facts", "notes", "tensors", "provenance", "name"):
+        assert getattr(outline, name) == getattr(whole, name), name
+    assert whole.norms is not None
+    assert (outline.norms, outline.findings, outline.digests) == (None, (), {})
+
+
+@every_golden
+def test_no_matrix_is_read_for_an_outline(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[int, ...]] = []
+    for kind in (MappedTensor, HeldTensor):
+
+        def recorded(self: Stored, original: Any = kind.open) -> Opened:
+            opened.append(self.shape)
+            return original(self)
+
+        monkeypatch.setattr(kind, "open", recorded)
+    sae = open_checkpoint(path, outline=True, **given(path)).sae
+    assert not [shape for shape in opened if is_matrix(shape)]
+    large = {name: value for name, value in sae.named_buffers() if is_matrix(tuple(value.shape))}
+    assert large, "the model has no matrix"
+    assert not [name for name, value in large.items() if not value.is_meta]
+
+
+@every_golden
+@pytest.mark.parametrize("more", [(), ("--headers-only",)], ids=["whole", "headers"])
+def test_inspect_prints_every_format_as_text_and_as_strict_json(
+    path: Path, more: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["inspect", str(path), "--allow-pickle", *more]
+    for option, key in (("--set", "settings"), ("--map", "tensors")):
+        for name, value in given(path).get(key, {}).items():
+            arguments += [option, f"{name}={value}"]
+    if "site" in given(path):
+        arguments += ["--site", given(path)["site"]]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["format"] in text
+    assert all(item["how"] in ("file", "user", "assumed") for item in found["facts"].values())
+    assert found["evidence"] and found["tensors"]

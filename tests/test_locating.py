@@ -1,0 +1,114 @@
+"""Which checkpoints are at a local reference, and how they are called."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from saebench.errors import BadReferenceError, CheckpointError
+from saebench.loading import load_sae, open_checkpoint
+from saebench.locating import expand, short_names, the_checkpoint
+from saebench.reference import as_reference, resolve
+
+GOLDEN = Path(__file__).parent / "oracles" / "golden" / "saelens"
+TOPK = GOLDEN / "topk-none-b_dec-subtracted"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two runs, of which the second has steps and side files, and a folder of several weight files."""
+    for name in ("layer_2/run", "layer_10/run"):
+        shutil.copytree(TOPK, tmp_path / name)
+    for name in ("layer_10/run/checkpoints/step_5", "layer_10/run/checkpoints/step_10"):
+        (tmp_path / name).mkdir(parents=True)
+        shutil.copy(TOPK / "sae_weights.safetensors", tmp_path / name)
+    (tmp_path / "layer_10" / "run" / "sparsity.safetensors").touch()
+    (tmp_path / "flat").mkdir()
+    for i in (2, 10):
+        shutil.copy(TOPK / "sae_weights.safetensors", tmp_path / "flat" / f"{i}.safetensors")
+        shutil.copy(TOPK / "cfg.json", tmp_path / "flat" / f"{i}_cfg.json")
+    return tmp_path
+
+
+def found(runs: Path, pattern: str) -> list[str]:
+    return [Path(item.path).relative_to(runs).as_posix() for item in expand(f"{runs}/{pattern}")]
+
+
+def test_numbers_in_names_are_in_order_of_size(runs: Path) -> None:
+    expected = ["flat/2.safetensors", "flat/10.safetensors", "layer_2/run", "layer_10/run"]
+    assert found(runs, "") == expected
+    assert short_names(expand(runs)) == ["2", "10", "layer_2/run", "layer_10/run"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("**", ["flat/2.safetensors", "flat/10.safetensors", "layer_2/run", "layer_10/run"]),
+        ("*/run", ["layer_10/run", "layer_2/run"]),
+        ("layer_*", ["layer_10/run", "layer_2/run"]),
+        ("layer_10/run/*.safetensors", ["layer_10/run/sae_weights.safetensors"]),
+        ("layer_10/**", ["layer_10/run"]),
+        ("layer_10/run/checkpoints/*", [f"layer_10/run/checkpoints/step_{i}" for i in (10, 5)]),
+        ("flat/*", ["flat/10.safetensors", "flat/2.safetensors"]),
+        ("[f]lat", ["flat/2.safetensors", "flat/10.safetensors"]),
+    ],
+)
+def test_a_pattern_finds_each_checkpoint_once(
+    runs: Path, pattern: str, expected: list[str]
+) -> None:
+    assert found(runs, pattern) == expected
+
+
+def test_a_folder_whose_name_looks_like_a_pattern_is_that_folder(runs: Path) -> None:
+    (runs / "flat").rename(runs / "a[1]")
+    assert found(runs, "a[1]") == ["a[1]/2.safetensors", "a[1]/10.safetensors"]
+
+
+def test_each_weight_file_of_a_folder_has_its_own_config(runs: Path) -> None:
+    for i in (2, 10):
+        resolved = resolve(as_reference(runs / "flat" / f"{i}.safetensors"))
+        assert the_checkpoint(resolved).names == (f"{i}.safetensors", f"{i}_cfg.json")
+    with pytest.raises(BadReferenceError, match=r"2 of them.*2\.safetensors.*10\.safetensors"):
+        load_sae(runs / "flat")
+
+
+@pytest.mark.parametrize("inside", ["step_5", "step_5/sae_weights.safetensors"])
+def test_a_step_loads_with_the_config_of_its_run(runs: Path, inside: str) -> None:
+    step = open_checkpoint(runs / "layer_10" / "run" / "checkpoints" / inside)
+    end = load_sae(runs / "layer_10" / "run")
+    assert torch.equal(step.sae.W_dec, end.W_dec)
+    assert set(step.digests) == {"cfg.json", "checkpoints/step_5/sae_weights.safetensors"}
+    assert step.name in ("step_5", "sae_weights")
+
+
+def test_a_relative_reference_stays_relative(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs)
+    assert [str(item) for item in expand("layer_2")] == ["layer_2/run"]
+    assert [str(item) for item in expand("layer_*/run")] == ["layer_10/run", "layer_2/run"]
+    steps = expand("layer_10/run/checkpoints")
+    assert [str(item) for item in steps] == [f"layer_10/run/checkpoints/step_{i}" for i in (5, 10)]
+    monkeypatch.chdir(runs / "layer_10" / "run")
+    assert [str(item) for item in expand("checkpoints/step_5")] == ["checkpoints/step_5"]
+    assert load_sae("checkpoints/step_5").cfg.k == 4
+
+
+def test_the_steps_folder_at_the_root_of_everything_lists_no_more_than_itself(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "sae.safetensors").touch()
+    with pytest.raises(CheckpointError, match="no weight file"):
+        load_sae(tmp_path / "checkpoints")
+
+
+def test_side_files_alone_are_no_checkpoint(tmp_path: Path) -> None:
+    for name in ("sparsity.safetensors", "optimizer.pt", "cfg.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=r"only cfg\.json, optimizer\.pt, sparsity\.safet"):
+        load_sae(tmp_path)
+    with pytest.raises(CheckpointError, match="A checkpoint is a folder"):
+        expand(f"{tmp_path}/*")
