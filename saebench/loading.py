@@ -15,6 +15,7 @@ from saebench.inspection import Inspection
 from saebench.locating import bring, expand, hint, short_name, short_names, the_checkpoint
 from saebench.reference import Reference, as_reference, resolve
 from saebench.sae import Dictionary
+from saebench.unchanged import check_unchanged, stamps
 from saebench.weights import TensorInfo, is_pickle, refuse_pickle
 
 __all__ = [
@@ -90,17 +91,20 @@ def open_checkpoint(
     files = CheckpointFiles(
         bring(resolved, place), place.names, allow_pickle, hint(resolved, place), outline
     )
+    before = stamps(files)
     adapter, found = claim(files)
     choices = Choices(settings, tensors)
     sae = adapter.read(files, found, choices)
     sae.cfg = with_places(sae.cfg, choices, site)
     choices.check_used(found.format)
+    digests = {} if outline else files.digests(found.files)
+    check_unchanged(files, before)
     return Checkpoint(
         reference=resolved.reference,
         files=files,
         claim=found,
         commit=resolved.commit,
-        digests={} if outline else files.digests(found.files),
+        digests=digests,
         sae=sae.eval(),
         name=short_name(resolved.pinned(place.path)),
         given={

@@ -18,7 +18,7 @@ LAYERS = (
     ("codes", "activations", "stats", "environment", "documents", "weights"),
     ("sae", "sites", "record", "packing", "files", "layout"),
     ("metrics", "models", "reference", "store", "tokens"),
-    ("adapters", "gates", "locating"),
+    ("adapters", "gates", "locating", "unchanged"),
     ("diagnosis", "config"),
     ("inspection",),
     ("loading", "predictions"),

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from saebench.errors import BadReferenceError, CheckpointError
+from saebench.files import CheckpointFiles
 from saebench.loading import load_sae, open_checkpoint
-from saebench.locating import expand, short_names, the_checkpoint
+from saebench.locating import bring, expand, short_names, the_checkpoint
 from saebench.reference import as_reference, resolve
 
 GOLDEN = Path(__file__).parent / "oracles" / "golden" / "saelens"
@@ -112,3 +113,30 @@ def test_side_files_alone_are_no_checkpoint(tmp_path: Path) -> None:
         load_sae(tmp_path)
     with pytest.raises(CheckpointError, match="A checkpoint is a folder"):
         expand(f"{tmp_path}/*")
+
+
+@pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
+@pytest.mark.parametrize("how", ["replaced", "removed"])
+def test_files_that_change_while_they_are_read_are_refused(
+    runs: Path, name: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = runs / "layer_2" / "run" / name
+    digests = CheckpointFiles.digests
+
+    def meanwhile(files: CheckpointFiles, names: tuple[str, ...]) -> dict[str, str]:
+        found = digests(files, names)
+        copy = shutil.copy(path, runs / "copy")
+        path.unlink() if how == "removed" else Path(copy).replace(path)
+        return found
+
+    monkeypatch.setattr(CheckpointFiles, "digests", meanwhile)
+    with pytest.raises(CheckpointError, match=rf"{name} changed while it was read\. Load it again"):
+        load_sae(path.parent)
+
+
+def test_a_file_that_is_gone_after_it_was_listed_is_named(runs: Path) -> None:
+    resolved = resolve(as_reference(runs / "layer_2" / "run"))
+    place = the_checkpoint(resolved)
+    (runs / "layer_2" / "run" / "cfg.json").unlink()
+    with pytest.raises(CheckpointError, match=r"file 'cfg\.json' in .*: no such file"):
+        CheckpointFiles(bring(resolved, place), place.names).json("cfg.json")

@@ -146,7 +146,9 @@ def _content(files: CheckpointFiles, name: str) -> dict[str, str]:
     try:
         if name.endswith(".json"):
             return dict.fromkeys(files.json(name), "")
-        if name.endswith(".safetensors") or (is_pickle(name) and files.allow_pickle):
+        if name.endswith((".yaml", ".yml")):
+            return {str(key): "" for key in files.yaml(name)}
+        if is_weights(name) and (files.allow_pickle or not is_pickle(name)):
             return {key: f" {list(item.shape)}" for key, item in files.header(name).items()}
     except CheckpointError:
         if is_weights(name):

@@ -85,7 +85,7 @@ def _vector(tensors: Tensors, name: str, d_in: int) -> Tensor:
     if math.prod(shape) == 1:
         return torch.tensor(tensors.scalar(name))
     if len(shape) == 2:
-        return tensors.take(name, rows=1, d_in=d_in).reshape(d_in)
+        return tensors.numbers(name, rows=1, d_in=d_in).reshape(d_in)  # an outline needs it too
     return tensors.take(name, d_in=d_in)
 
 

@@ -102,7 +102,7 @@ def read_layers(
 def _shared_threshold(fields: Fields, choices: Choices) -> tuple[str, ...]:
     """The gates over several layers that a threshold given by the user settles."""
     act_fn = fields.value("act_fn")
-    if act_fn not in ACROSS:
+    if not isinstance(act_fn, str) or act_fn not in ACROSS:
         return ()
     if act_fn == "batchlayertopk" and "threshold" in choices:
         return ("batchlayertopk",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from saebench.gates import Status, Verdict
@@ -96,7 +97,7 @@ def _checkpoint(
 
 
 def _summary(record: Record, verdicts: Sequence[Verdict]) -> str:
-    kind = "transcoder" if _writes_elsewhere(record) else "sparse autoencoder"
+    kind = _kind(record.checkpoint.get("cfg", {}))
     what = f"A {kind}: {escape.markdown_text(describe_checkpoint(record))}."
     found = []
     for metric in ("fve", "ce_recovered", "l0", "dead_fraction"):
@@ -160,6 +161,11 @@ def _pictures(images: Mapping[str, str]) -> list[str]:
     return [f"![{escape.markdown_text(words)}]({quote(path)})" for words, path in images.items()]
 
 
-def _writes_elsewhere(record: Record) -> bool:
-    cfg = record.checkpoint.get("cfg", {})
-    return cfg.get("site_out") not in (None, cfg.get("site"))
+def _kind(cfg: Mapping[str, Any]) -> str:
+    several = (cfg.get("n_sources") or 1) > 1
+    if sections.writes_elsewhere(cfg):
+        return "cross-layer transcoder" if several else "transcoder"
+    if several:
+        return "crosscoder"
+    of = " of the difference of two models" if cfg.get("difference") else ""
+    return f"sparse autoencoder{of}"

@@ -48,6 +48,7 @@ RULES = {
 NOT_SHOWN = {"n_sources", "n_targets", "undo_normalization"}  # told by the lists of hook points
 EACH = ("fve", "ce_clean", "ce_spliced", "ce_recovered", "kl")
 LISTED = 8  # of a list in a cell
+ESTIMATED = "estimated on "  # how the source of a fact begins that was taken from data
 HOW = {"user": "given by the user", "assumed": "assumed"}
 
 
@@ -98,13 +99,15 @@ def how_to_load(record: Record) -> str:
     if (sources := cfg.get("n_sources") or 1) != 1:
         width = f"{sources}, {width}"
     decode = "sae.decode(f)" if cfg.get("normalization") in (None, "none") else "sae.decode(f, x)"
-    target = "x_hat" if cfg.get("site_out") in (None, cfg.get("site")) else "y_hat"
+    given, lacking = _given(record)
+    flat = f"x.reshape(-1, {sources * cfg['d_in']})" if lacking else ""
     ours = [
         "from saebench import load_sae",
         "",
-        f"sae = load_sae({name}{_given(record)})",
+        f"sae = load_sae({name}{given})",
+        *([f"sae.calibrate({flat})  # the files lack {', '.join(lacking)}"] if lacking else []),
         f"f = sae.encode(x)  # x[..., {width}] -> f[..., {cfg.get('d_sae', 'd_sae')}]",
-        f"{target} = {decode}",
+        "y_hat = sae(x)" if writes_elsewhere(cfg) else f"x_hat = {decode}",
     ]
     parts = [escape.code_block(ours, "python")]
     if loads_in_saelens(record):
@@ -112,15 +115,40 @@ def how_to_load(record: Record) -> str:
     return "\n\n".join(parts)
 
 
-def _given(record: Record) -> str:
-    """The arguments of ``load_sae`` that say what the user said when the checkpoint was measured."""
+def writes_elsewhere(cfg: Mapping[str, Any]) -> bool:
+    """Whether what is written are other activations than those read."""
+    pairs = (("site", "site_out"), ("sites", "sites_out"))
+    return any(cfg.get(out) not in (None, [], (), cfg.get(read)) for read, out in pairs)
+
+
+def _given(record: Record) -> tuple[str, list[str]]:
+    """The arguments of ``load_sae`` that make the checkpoint what was measured.
+
+    What the user said, and what was estimated on data; the names of estimates that no setting can
+    give come second.
+    """
     given = record.checkpoint.get("given") or {}
+    settings, lacking = dict(given.get("settings") or {}), []
+    for name, fact in record.checkpoint.get("facts", {}).items():
+        if isinstance(fact, Mapping) and str(fact.get("source")).startswith(ESTIMATED):
+            if (text := _as_setting(name, fact.get("value"))) is None:
+                lacking.append(name)
+            else:
+                settings[name] = text
     parts = [", allow_pickle=True"] if given.get("allow_pickle") else []
-    for name in ("site", "settings", "tensors"):
-        if value := given.get(name):
+    for name, value in {**given, "settings": settings}.items():
+        if value and name in ("site", "settings", "tensors"):
             text = json.dumps(value, ensure_ascii=False)
             parts.append(f", {name}={escape.terminal(text, escape.CELL_LENGTH)}")
-    return "".join(parts)
+    return "".join(parts), lacking
+
+
+def _as_setting(name: str, value: object) -> str | None:
+    """An estimate as the text of a setting; one for each layer is none."""
+    values = value if isinstance(value, list | tuple) and name == "input_scale" else [value]
+    if not all(isinstance(item, float | int) for item in values):
+        return None
+    return ",".join(f"{item:.9g}" for item in values)
 
 
 def evaluation(record: Record, verdicts: Sequence[Verdict]) -> str:

@@ -31,7 +31,9 @@ from tests.adapters import mutations
 from tests.adapters.goldens import given as given_to
 from tests.adapters.goldens import golden_paths
 
-MEMORY = 2**30  # bytes that loading checkpoints of a few kilobytes may map beyond what is mapped now
+MEMORY = (
+    2**30
+)  # bytes that loading checkpoints of a few kilobytes may map beyond what is mapped now
 LARGE = 1e6  # above it, float32 products may overflow without anybody being wrong
 FORBIDDEN = (
     "os.system",

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
-import yaml
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saebench.weights import is_weights
+from tests.adapters.rewriting import (
+    files_in,
+    load_config,
+    load_weights,
+    save_config,
+    save_weights,
+    state_dicts,
+)
 
 Change = Callable[[Path, dict[str, Any]], dict[str, Any]]
 
@@ -61,7 +64,18 @@ VALUES: tuple[Any, ...] = (
     {"a": {"b": [1]}},
     {"layer": 3},
 )
-NAMES = ("k", "d_in", "d_sae", "layer", "threshold", "dict_size", "activation", "dtype", "\x00", "a.b")
+NAMES = (
+    "k",
+    "d_in",
+    "d_sae",
+    "layer",
+    "threshold",
+    "dict_size",
+    "activation",
+    "dtype",
+    "\x00",
+    "a.b",
+)
 SETTINGS = (
     "k",
     "activation",
@@ -97,23 +111,44 @@ ROLES = ("encoder", "decoder", "b_enc", "b_dec", "threshold", "mean", "std", "sk
 
 def any_of_them() -> st.SearchStrategy[list[Change]]:
     """One to three changes of any kind."""
-    return st.lists(st.one_of(configs(), tensors(), tensors(), raw(), choices()), min_size=1, max_size=3)
+    return st.lists(
+        st.one_of(configs(), tensors(), tensors(), raw(), choices()), min_size=1, max_size=3
+    )
 
 
 def configs() -> st.SearchStrategy[Change]:
     """Values of a config replaced, keys dropped or added."""
     kinds = st.sampled_from(("value", "value", "value", "drop", "add"))
-    return st.builds(_config, st.floats(0, 1), st.floats(0, 1), kinds, st.sampled_from(VALUES), st.sampled_from(NAMES))
+    return st.builds(
+        _config,
+        st.floats(0, 1),
+        st.floats(0, 1),
+        kinds,
+        st.sampled_from(VALUES),
+        st.sampled_from(NAMES),
+    )
 
 
 def tensors() -> st.SearchStrategy[Change]:
     """Tensors dropped, renamed, or of another shape, dtype or value."""
-    return st.builds(_tensor, st.floats(0, 1), st.floats(0, 1), st.sampled_from(sorted(TENSOR_CHANGES)), st.floats(0, 1))
+    return st.builds(
+        _tensor,
+        st.floats(0, 1),
+        st.floats(0, 1),
+        st.sampled_from(sorted(TENSOR_CHANGES)),
+        st.floats(0, 1),
+    )
 
 
 def raw() -> st.SearchStrategy[Change]:
     """Bytes of a weight file flipped, cut off or copied."""
-    return st.builds(_raw, st.floats(0, 1), st.floats(0, 1), st.sampled_from(("flip", "cut", "copy", "end")), st.integers(1, 255))
+    return st.builds(
+        _raw,
+        st.floats(0, 1),
+        st.floats(0, 1),
+        st.sampled_from(("flip", "cut", "copy", "end")),
+        st.integers(1, 255),
+    )
 
 
 def choices() -> st.SearchStrategy[Change]:
@@ -129,10 +164,6 @@ def _pick(items: list[Any], where: float) -> Any:
     return items[min(int(where * len(items)), len(items) - 1)]
 
 
-def _files(folder: Path, weights: bool) -> list[Path]:
-    return [p for p in sorted(folder.rglob("*")) if p.is_file() and is_weights(p.name) == weights]
-
-
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
     """Every container in a config with every key in it."""
     if isinstance(value, dict | list):
@@ -143,12 +174,11 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def _config(which: float, where: float, kind: str, value: Any, name: str) -> Change:
     def change(folder: Path, arguments: dict[str, Any]) -> dict[str, Any]:
-        files = _files(folder, weights=False)
+        files = files_in(folder, weights=False)
         if not files:
             return arguments
         path = _pick(files, which)
-        is_json = path.suffix == ".json"
-        data = json.loads(path.read_text()) if is_json else _yaml(path)
+        data = load_config(path)
         places = list(_places(data))
         if kind == "add" or not places:
             if isinstance(data, dict):
@@ -159,47 +189,16 @@ def _config(which: float, where: float, kind: str, value: Any, name: str) -> Cha
                 del container[key]
             else:
                 container[key] = value
-        path.write_text(json.dumps(data) if is_json else yaml.safe_dump(data))
+        save_config(data, path)
         return arguments
 
     return change
 
 
-def _yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text())
-    except yaml.YAMLError:
-        return {"not": "plain"}
-
-
-def _state_dicts(value: Any) -> Iterator[dict[Any, Any]]:
-    if isinstance(value, dict):
-        if any(isinstance(item, Tensor) for item in value.values()):
-            yield value
-        for item in value.values():
-            yield from _state_dicts(item)
-
-
-def _load(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    if path.suffix == ".npz":
-        with numpy.load(path) as arrays:
-            return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
-    return torch.load(path, weights_only=True)
-
-
-def _save(content: Any, path: Path) -> None:
-    if path.suffix == ".safetensors":
-        save_file({key: item.clone().contiguous() for key, item in content.items()}, path)
-    elif path.suffix == ".npz":
-        numpy.savez(path, **{key: item.numpy() for key, item in content.items()})
-    else:
-        torch.save(content, path)
-
-
 def _filled(value: float) -> Callable[[Tensor, float], Tensor]:
-    return lambda tensor, _: torch.full_like(tensor, value) if tensor.is_floating_point() else tensor
+    return lambda tensor, _: (
+        torch.full_like(tensor, value) if tensor.is_floating_point() else tensor
+    )
 
 
 def _some(value: float) -> Callable[[Tensor, float], Tensor]:
@@ -247,11 +246,11 @@ TENSOR_CHANGES: dict[str, Callable[[Tensor, float], Tensor] | None] = {
 
 def _tensor(which: float, where: float, kind: str, more: float) -> Change:
     def change(folder: Path, arguments: dict[str, Any]) -> dict[str, Any]:
-        files = _files(folder, weights=True)
+        files = files_in(folder, weights=True)
         path = _pick(files, which)
         try:
-            content = _load(path)
-            found = _pick(list(_state_dicts(content)), more)
+            content = load_weights(path)
+            found = _pick(list(state_dicts(content)), more)
         except Exception:  # configs pickled as objects, or an earlier change
             return arguments
         keys = [key for key, item in found.items() if isinstance(item, Tensor)]
@@ -264,9 +263,11 @@ def _tensor(which: float, where: float, kind: str, more: float) -> Change:
         else:
             taken = found.pop(key)
             if kind == "rename":
-                found[_pick(["W_enc", "b_enc", f"{key}.x", "threshold", "state_dict", other], more)] = taken
+                found[
+                    _pick(["W_enc", "b_enc", f"{key}.x", "threshold", "state_dict", other], more)
+                ] = taken
         try:
-            _save(content, path)
+            save_weights(content, path)
         except (TypeError, ValueError, RuntimeError, KeyError):  # the file cannot hold that dtype
             return arguments
         return arguments
@@ -276,7 +277,7 @@ def _tensor(which: float, where: float, kind: str, more: float) -> Change:
 
 def _raw(which: float, where: float, kind: str, value: int) -> Change:
     def change(folder: Path, arguments: dict[str, Any]) -> dict[str, Any]:
-        path = _pick(_files(folder, weights=True), which)
+        path = _pick(files_in(folder, weights=True), which)
         data = bytearray(path.read_bytes())
         at = min(int(where**2 * len(data)), max(len(data) - 1, 0))
         if kind == "flip" and data:
@@ -296,9 +297,9 @@ def _raw(which: float, where: float, kind: str, value: int) -> Change:
 def _choose(given: dict[str, str], roles: dict[str, float]) -> Change:
     def change(folder: Path, arguments: dict[str, Any]) -> dict[str, Any]:
         names: list[str] = ["W_enc", "W_dec", "nothing"]
-        for path in _files(folder, weights=True):
+        for path in files_in(folder, weights=True):
             try:
-                names += [key for found in _state_dicts(_load(path)) for key in found]
+                names += [key for found in state_dicts(load_weights(path)) for key in found]
             except Exception:
                 continue
         mapped = {role: str(_pick(names, where)) for role, where in roles.items()}

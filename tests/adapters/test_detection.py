@@ -110,7 +110,7 @@ def test_the_files_of_two_formats_in_one_folder_are_refused_with_both(
 ) -> None:
     both = []
     for name in (first, second):
-        adapter, found = claim(files_of(GOLDEN / name))
+        _, found = claim(files_of(GOLDEN / name))
         both.append(found)
         for file in found.files:
             target = tmp_path / file

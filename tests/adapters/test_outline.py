@@ -66,4 +66,5 @@ def test_inspect_prints_every_format_as_text_and_as_strict_json(
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert found["format"] in text
     assert all(item["how"] in ("file", "user", "assumed") for item in found["facts"].values())
-    assert found["evidence"] and found["tensors"]
+    assert found["evidence"]
+    assert found["tensors"]

@@ -4,8 +4,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python3 -m venv .venv-oracles
+export PIP_CONSTRAINT=.venv-oracles/constraints.txt  # nothing may replace the CPU build of torch
+echo torch==2.13.0 > "$PIP_CONSTRAINT"
 pip=".venv-oracles/bin/pip install --quiet"
-$pip torch==2.13.0
+$pip torch
 $pip sae-lens==6.54.12 dictionary-learning==0.1.0
 # These ask for versions of transformers, numpy and datasets that contradict each other; what the
 # comparisons use of them works with the ones that are there.

@@ -7,11 +7,14 @@ in make_saelens.py: both activations, as SAE and as transcoder, with and without
 from __future__ import annotations
 
 import argparse
+import os
 from itertools import product
 from pathlib import Path
 
 import torch
 import torchvision_guard  # noqa: F401  # first: the peers import torchvision
+
+os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # read when it is imported; triton needs a GPU
 from safetensors.torch import save_file
 from sparsify import SparseCoder, SparseCoderConfig
 from torch import Tensor
