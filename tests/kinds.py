@@ -146,7 +146,11 @@ def difference(path: Path) -> None:
     std = torch.rand(D, generator=generator(5)) + 0.5
     decoder = directions(F, D)
     w = {"encoder.weight": decoder.clone(), "decoder.weight": decoder.T.contiguous()}
-    w |= {"encoder.bias": normal(F), "b_dec": normal(D), "k": torch.tensor(K, dtype=torch.int32)}
+    w |= {
+        "encoder.bias": normal(F),
+        "b_dec": normal(D) / 5,
+        "k": torch.tensor(K, dtype=torch.int32),
+    }
     w |= {"threshold": torch.tensor(0.9), "target_rms": torch.tensor(10.0)}
     w |= {"activation_mean": normal(D, seed=6) / 10, "activation_std": std}
     w["activation_global_scale"] = 10.0 / torch.sqrt((std**2).sum() + 1e-8)

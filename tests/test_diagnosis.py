@@ -105,7 +105,8 @@ def test_duplicates_are_counted_with_both_twins():
     W_dec[5] = 3 * W_dec[50]
     W_dec[7] = W_dec[70] + 0.01 * W_dec[1]
     item = found(sae(W_dec=W_dec))["duplicates"]
-    assert item.figures["latents"] == 4 and item.figures["compared"] == F
+    assert item.figures["latents"] == 4
+    assert item.figures["compared"] == F
 
 
 def test_of_many_latents_a_sample_is_compared_and_said_to_be_one(monkeypatch):
@@ -153,5 +154,6 @@ def test_each_layer_of_a_cross_layer_transcoder_is_looked_at():
     layers = [sae(W_dec=torch.zeros(F, D)), sae()]
     cfg = SAEConfig("clt", D, 2 * F, D, n_sources=2, n_targets=2)
     findings = diagnose(CrossLayerTranscoder(cfg, layers, [[0], [1]], torch.zeros(2, D)))
-    assert findings[0].severity == "error" and findings[0].text.startswith("layer 0: ")
+    assert findings[0].severity == "error"
+    assert findings[0].text.startswith("layer 0: ")
     assert any(f.code == "unit_norms" and f.text.startswith("layer 1: ") for f in findings)

@@ -71,7 +71,7 @@ def test_a_folder_whose_name_looks_like_a_pattern_is_that_folder(runs: Path) -> 
 def test_each_weight_file_of_a_folder_has_its_own_config(runs: Path) -> None:
     for i in (2, 10):
         resolved = resolve(as_reference(runs / "flat" / f"{i}.safetensors"))
-        assert the_checkpoint(resolved).names == (f"{i}.safetensors", f"{i}_cfg.json")
+        assert the_checkpoint(resolved).names == (f"{i}_cfg.json", f"{i}.safetensors")
     with pytest.raises(BadReferenceError, match=r"2 of them.*2\.safetensors.*10\.safetensors"):
         load_sae(runs / "flat")
 

@@ -119,6 +119,7 @@ def _read_one(fields: Fields, tensors: Tensors, claim: Claim, choices: Choices) 
         "d_out": Fact(d_in, f"{tensors.file}: shape of b_dec"),
         "model": fields.text("model_name"),
         "dtype": Fact(tensors.dtype("W_enc"), f"{tensors.file}: W_enc"),
+        "normalization": Fact("none", "definition of circuit-tracer's transcoders", "assumed"),
         "subtract_b_dec": Fact(False, "definition of circuit-tracer's transcoders", "assumed"),
         "orientation": orientation,
         **_sites(fields, claim),

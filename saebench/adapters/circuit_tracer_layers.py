@@ -89,6 +89,7 @@ def read_layers(
         "sites": sites,
         "sites_out": sites_out,
         "dtype": Fact(dtype, "W_enc_0.safetensors: W_enc_0"),
+        "normalization": Fact("none", "definition of circuit-tracer's transcoders", "assumed"),
         "subtract_b_dec": Fact(False, "definition of circuit-tracer's transcoders", "assumed"),
     }
     more = [f"tensors not used: {', '.join(unused[:20])}"] if unused else []

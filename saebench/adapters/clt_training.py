@@ -213,29 +213,43 @@ def _parts(
 ) -> dict[str, Any]:
     """The tensors of all targets side by side."""
     d_in, d_sae, d_out = shape
-    W_enc = tensors.encoder("encoder.weight", d_in=d_in, d_sae=d_sae, linear=True)
-    W_dec = _decoder(fields, tensors, targets[0], 0, d_sae, d_out)
-    if len(targets) > 1:
-        first, W_dec = W_dec, torch.empty(d_sae, len(targets) * d_out, device=W_enc.device)
-        W_dec[:, :d_out] = first
-    skips: list[Tensor] = []
-    for t, names in enumerate(targets):
-        if t:
-            block = _decoder(fields, tensors, names, t, d_sae, d_out)
-            W_dec[:, t * d_out : (t + 1) * d_out] = block
-        skip = skip_matrix(fields, tensors, names.W_skip, d_out, d_in)
-        if skip is not None:
-            skips.append(skip)
-    W_skip = torch.cat(skips) if skips else None
+    # The encoder last: what is put side by side needs memory beside what is kept.
+    W_skip = _skips(fields, tensors, targets, d_out, d_in)
     if W_skip is not None and normalization is not None:  # it reads and writes normalised units
         W_skip.mul_(float(normalization.scale * normalization.scale_out))
+    W_dec = _decoders(fields, tensors, targets, d_sae, d_out)
     return {
-        "W_enc": W_enc,
+        "W_enc": tensors.encoder("encoder.weight", d_in=d_in, d_sae=d_sae, linear=True),
         "W_dec": W_dec,
         "b_enc": tensors.take("encoder.bias", d_sae=d_sae),
         "b_dec": torch.cat([tensors.take(names.b_dec, d_out=d_out) for names in targets]),
         "W_skip": W_skip,
     }
+
+
+def _skips(
+    fields: Fields, tensors: Tensors, targets: list[Target], d_out: int, d_in: int
+) -> Tensor | None:
+    """The skip matrices of all targets, ``[n_targets · d_out, d_in]``, or None where there are none."""
+    found = [skip_matrix(fields, tensors, names.W_skip, d_out, d_in) for names in targets]
+    skips = [skip for skip in found if skip is not None]
+    return torch.cat(skips) if skips else None
+
+
+def _decoders(
+    fields: Fields, tensors: Tensors, targets: list[Target], d_sae: int, d_out: int
+) -> Tensor:
+    """The decoders of all targets side by side, ``[d_sae, n_targets · d_out]``."""
+    if len(targets) == 1:
+        return _decoder(fields, tensors, targets[0], 0, d_sae, d_out)
+    whole = None
+    for t, names in enumerate(targets):
+        block = _decoder(fields, tensors, names, t, d_sae, d_out)
+        whole = block.new_empty(d_sae, len(targets) * d_out) if whole is None else whole
+        whole[:, t * d_out : (t + 1) * d_out] = block
+        del block  # before the next one is opened
+    assert whole is not None
+    return whole
 
 
 def _decoder(

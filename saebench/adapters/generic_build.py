@@ -152,7 +152,7 @@ def _thresholds(tensors: Tensors, name: str, d_sae: int, variants: Mapping[str, 
         {} if one else {"d_sae": d_sae}
     )
     if variants["log_threshold"].value:
-        values = tensors.take(name, **sizes).exp_()
+        values = tensors.numbers(name, **sizes).exp_()
     else:
         values = tensors.threshold(name, **sizes)
     if not bool(values.isfinite().all()):
@@ -179,7 +179,7 @@ def _gated(tensors: Tensors, roles: Mapping[str, str], d_sae: int) -> Activation
 def _vector(tensors: Tensors, name: str, **size: int) -> Tensor:
     """A vector that may be stored as a matrix of one row."""
     if len(tensors.shape(name)) == 2:
-        return tensors.take(name, rows=1, **size).reshape(-1)
+        return tensors.numbers(name, rows=1, **size).reshape(-1)
     return tensors.take(name, **size)
 
 

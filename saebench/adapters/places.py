@@ -43,8 +43,12 @@ def with_places(cfg: SAEConfig, choices: Choices, site: str | None = None) -> SA
             where = f" ({cfg.facts[name].source})" if name in cfg.facts else ""
             what = "hook point" if name == "site" else name
             notes = (*notes, f"the {what} given, {fact.value}, overrules {before}{where}")
+    if not facts:
+        return cfg
     values: dict[str, Any] = {name: fact.value for name, fact in facts.items()}
-    return replace(cfg, **values, facts={**cfg.facts, **facts}, notes=notes) if facts else cfg
+    said = replace(cfg, **values, facts={**cfg.facts, **facts}, notes=notes)
+    _check_models(said, facts.get("models"))
+    return said
 
 
 def _check(cfg: SAEConfig, facts: dict[str, Fact]) -> None:
@@ -56,9 +60,26 @@ def _check(cfg: SAEConfig, facts: dict[str, Fact]) -> None:
                 str(len(facts[name].value)),
                 "Name one for each activation, in the order of the checkpoint.",
             )
+    for name, many in (("site", "sites"), ("site_out", "sites_out")):
+        if name in facts and (many in facts or getattr(cfg, many)):
+            raise CheckpointError(
+                f"{facts[name].source} ({facts[name].value!r:.80})",
+                f"it has {expected[many]} hook points there, not one",
+                f"Name all of them: --set {many}=NAME,NAME,….",
+            )
     if "difference" in facts and cfg.n_sources != 1:
         raise CheckpointError(
             f"{facts['difference'].source} of a checkpoint that reads one activation",
             f"it reads {cfg.n_sources} side by side",
             "A difference is one activation: leave the setting out.",
+        )
+
+
+def _check_models(cfg: SAEConfig, models: Fact | None) -> None:
+    if models is not None and len(models.value) != cfg.n_models:
+        raise CheckpointError(
+            f"{cfg.n_models} language model{'s' * (cfg.n_models != 1)} for {models.source}",
+            str(len(models.value)),
+            "Name one for each model that the checkpoint reads, in that order; where it reads the "
+            "difference of two, say so with --set direction=difference_ftb.",
         )

@@ -62,7 +62,7 @@ def _from_path(hint: str) -> Fact | None:
     """The innermost folder named for a module (below it there may be one for the seed)."""
     for part in reversed(hint.split("/")):
         if _IN_BLOCK.fullmatch(part) or _EMBEDDING.fullmatch(part):
-            return Fact(part, f"the path {hint}", "assumed")
+            return Fact(part, f"the path …/{part}", "assumed")
     return None
 
 

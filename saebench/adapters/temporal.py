@@ -130,7 +130,8 @@ def _scale(fields: Fields, choices: Choices) -> Fact:
 
 def _site(hint: str) -> Fact | None:
     """The output of the layer in the path, which is where SAELens puts these checkpoints."""
-    found = _LAYER.findall(hint)
+    found = list(_LAYER.finditer(hint))
     if not found:
         return None
-    return Fact(f"blocks.{int(found[-1])}.hook_resid_post", f"the path {hint}", "assumed")
+    source = f"the path …/{found[-1][0].lstrip('/_.-')}"
+    return Fact(f"blocks.{int(found[-1][1])}.hook_resid_post", source, "assumed")

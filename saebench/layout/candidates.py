@@ -9,26 +9,21 @@ beside its end, and folders of steps whose config lies above them. What a file i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from saebench.layout.beside import Beside, Folders
 from saebench.layout.names import (
     FINAL_STEMS,
     MODEL_CONFIGS,
-    STEP_FOLDER,
     STEPS_FOLDER,
-    belongs,
     group_of,
     in_order,
-    is_companion,
     is_side,
-    is_side_config,
     is_step,
     stem,
 )
 from saebench.weights import is_pickle, is_weights
-
-Folders = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ class Candidate:
     """The files that may make up one checkpoint.
 
     ``path`` is what it is referenced by: a folder ("" is the listing's own) or a weight file.
-    ``names`` are relative to ``folder``; most lie directly in it.
+    ``names`` are relative to ``folder``, configs first; most lie directly in it.
     """
 
     path: str
@@ -88,12 +83,7 @@ def candidate_of_file(names: Iterable[str], file: str) -> Candidate:
     beside = [name for name in folders[folder] if is_weights(name)]
     group = group_of(base)
     mine = [name for name in beside if group is not None and group_of(name) == group] or [base]
-    return _candidate(file, folder, mine, folders)
-
-
-def is_below_its_config(folder_name: str, direct: Iterable[str]) -> bool:
-    """Whether the config of what a folder holds is to be looked for in the folder above it."""
-    return bool(STEP_FOLDER.fullmatch(folder_name)) and not any(map(_is_config, direct))
+    return _candidate(file, mine, Beside(folder, folders, mine))
 
 
 def split(name: str) -> tuple[str, str]:
@@ -131,16 +121,17 @@ def _with_parents(folder: str) -> list[str]:
 def _in_folder(folder: str, folders: Folders) -> list[Candidate]:
     """The checkpoints whose weights lie directly in a folder."""
     parts = _apart([name for name in folders[folder] if is_weights(name)])
-    found = []
-    for mine in parts:
-        path = join(folder, mine[0])
-        run, last = split(folder)
-        if len(parts) == 1 and not (STEPS_FOLDER.fullmatch(last) and _root(folder, folders) == run):
-            path = folder
-        elif len(parts) == 1 and stem(mine[0]) in FINAL_STEMS:
-            path = run  # the end of a run that keeps its config above its steps
-        found.append(_candidate(path, folder, mine, folders))
-    return found
+    if not parts:
+        return []
+    beside = Beside(folder, folders)
+    if len(parts) > 1:
+        return [_candidate(join(folder, mine[0]), mine, beside) for mine in parts]
+    run, last = split(folder)
+    path = folder
+    if STEPS_FOLDER.fullmatch(last) and beside.root == run:
+        # the end of a run that keeps its config above its steps, or the only step of one
+        path = run if stem(parts[0][0]) in FINAL_STEMS else join(folder, parts[0][0])
+    return [_candidate(path, parts[0], beside)]
 
 
 def _apart(weights: Sequence[str]) -> list[list[str]]:
@@ -161,51 +152,12 @@ def _apart(weights: Sequence[str]) -> list[list[str]]:
     return others or list(groups.values())
 
 
-def _candidate(path: str, folder: str, mine: Sequence[str], folders: Folders) -> Candidate:
-    """The checkpoint of some weight files of a folder, with configs and with what goes with them."""
-    root = _root(folder, folders)
-    configs = _configs(folders[root], mine, [split(n)[1] for n in folders[folder] if is_weights(n)])
-    companions = [name for name in folders[folder] if is_companion(name) and name not in mine]
-    prefix = folder[len(root) :].lstrip("/")
-    weights = [join(prefix, name) for name in (*mine, *companions)]
-    return Candidate(path, root, tuple(sorted((*configs, *weights), key=in_order)))
-
-
-def _root(folder: str, folders: Folders) -> str:
-    """The folder that has the config: the weights' own, or one above a folder of steps."""
-    at = folder
-    while at and is_below_its_config(split(at)[1], folders.get(at, ())):
-        at = split(at)[0]
-    return at if any(map(_is_config, folders.get(at, ()))) else folder
-
-
-def _configs(direct: Sequence[str], mine: Sequence[str], weights: Sequence[str]) -> list[str]:
-    """The configs of some weights: their namesakes, and those that are nobody's namesake.
-
-    A step without a namesake may have that of the weights it is a step of.
-    """
-    configs = [name for name in direct if _is_config(name)]
-    named = {name for name in configs if any(belongs(name, weight) for weight in mine)}
-    borrows = not named and all(map(is_step, mine))
-    others = [
-        name
-        for name in weights
-        if name not in mine and not is_side(name) and (is_step(name) or not borrows)
-    ]
-    return [
-        name
-        for name in configs
-        if name in named or not any(belongs(name, weight) for weight in others)
-    ]
-
-
-def _is_config(name: str) -> bool:
-    return not is_weights(name) and not is_side_config(name)
+def _candidate(path: str, mine: Sequence[str], beside: Beside) -> Candidate:
+    return Candidate(path, beside.root, beside.with_weights(mine))
 
 
 def _is_language_model(item: Candidate, folders: Folders) -> bool:
     """Whether what lies beside the weights comes with language models only."""
-    beside = folders[item.folder]
-    return any(name in MODEL_CONFIGS for name in beside) and all(
+    return all(
         re.match(r"model\b|pytorch_model\b", stem(split(name)[1])) for name in item.weights
-    )
+    ) and any(name in MODEL_CONFIGS for name in folders[item.folder])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from saebench.weights import WEIGHT_SUFFIXES, is_weights
+from saebench.weights import WEIGHT_SUFFIXES
 
 # Weight-like files that hold no dictionary: state of the training, statistics, examples.
 _SIDE = re.compile(
@@ -69,7 +69,7 @@ _TOGETHER = (
     re.compile(r"(rank)_?\d+_model"),
     re.compile(r"(.+)-\d{5}-of-\d{5}"),
 )
-_CONFIG_WORDS = ("cfg", "config")
+_CONFIG_WORDS = "cfg|config"
 
 
 def in_order(name: str) -> tuple[tuple[int, int | str], ...]:
@@ -113,14 +113,19 @@ def group_of(name: str) -> str | None:
     return None
 
 
-def belongs(config: str, weights: str) -> bool:
-    """Whether a config is the namesake of a weight file: ``0_cfg.json`` of ``0.pt``."""
-    assert is_weights(weights)
+def stems_of(weights: str) -> set[str]:
+    """The names that a config may be the namesake of: ``layer3.sae`` and ``layer3``."""
+    return {stem(weights), stem(weights).removesuffix(".sae")}
+
+
+def namesakes(config: str) -> set[str]:
+    """The stems of weights that a config may belong to: ``0_cfg`` and ``0`` for ``0_cfg.json``."""
     own = config.lower().rpartition(".")[0]
-    stems = {stem(weights), stem(weights).removesuffix(".sae")}
-    return own in stems or any(
-        own in (f"{name}{mark}{word}", f"{word}{mark}{name}")
-        for name in stems
-        for mark in "_-."
-        for word in _CONFIG_WORDS
-    )
+    before = re.fullmatch(rf"(.+)[_.-](?:{_CONFIG_WORDS})", own)
+    after = re.fullmatch(rf"(?:{_CONFIG_WORDS})[_.-](.+)", own)
+    return {own, *(match[1] for match in (before, after) if match)}
+
+
+def is_config_word(name: str) -> bool:
+    """Whether a file calls itself a config."""
+    return bool(re.search(_CONFIG_WORDS, name.lower()))

@@ -48,6 +48,7 @@ RULES = {
 NOT_SHOWN = {"n_sources", "n_targets", "undo_normalization"}  # told by the lists of hook points
 EACH = ("fve", "ce_clean", "ce_spliced", "ce_recovered", "kl")
 LISTED = 8  # of a list in a cell
+ARGUMENT_LENGTH = 4_000  # of a snippet, which must not be cut inside of a text
 ESTIMATED = "estimated on "  # how the source of a fact begins that was taken from data
 HOW = {"user": "given by the user", "assumed": "assumed"}
 
@@ -139,7 +140,7 @@ def _given(record: Record) -> tuple[str, list[str]]:
     for name, value in {**given, "settings": settings}.items():
         if value and name in ("site", "settings", "tensors"):
             text = json.dumps(value, ensure_ascii=False)
-            parts.append(f", {name}={escape.terminal(text, escape.CELL_LENGTH)}")
+            parts.append(f", {name}={escape.terminal(text, ARGUMENT_LENGTH)}")
     return "".join(parts), lacking
 
 

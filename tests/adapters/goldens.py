@@ -15,6 +15,14 @@ from saebench.loading import open_checkpoint
 GOLDEN = Path(__file__).parents[1] / "oracles" / "golden"
 
 
+FEW = 4  # layers or models of a case: a tensor with one more dimension than this is a matrix
+
+
+def is_matrix(shape: tuple[int, ...]) -> bool:
+    """Whether a tensor of a case is more than a vector for each of a few layers or models."""
+    return sum(size > FEW for size in shape) > 1
+
+
 def golden_paths() -> list[Path]:
     """The folder of every case, by family."""
     folders = (path for path in sorted(GOLDEN.glob("*/*")) if path.is_dir())

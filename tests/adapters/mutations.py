@@ -10,6 +10,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from saebench.settings import ROLES, SETTINGS
 from tests.adapters.rewriting import (
     files_in,
     load_config,
@@ -76,37 +77,12 @@ NAMES = (
     "\x00",
     "a.b",
 )
-SETTINGS = (
-    "k",
-    "activation",
-    "relu",
-    "subtract_b_dec",
-    "threshold",
-    "orientation",
-    "decoder_orientation",
-    "normalization",
-    "normalize_decoder",
-    "input_scale",
-    "direction",
-    "sources",
-    "d_in",
-    "d_sae",
-    "tied",
-    "ignore",
-    "site",
-    "sites",
-    "sites_out",
-    "model",
-    "models",
-    "centred",
-)
 TEXTS = (
     *("", "0", "1", "3", "-1", "1e400", "nan", "0.3", "0.1,0.2", "a,,b", "99999999999999999999"),
     *("true", "false", "relu", "topk", "batchtopk", "jumprelu", "gated", "abstopk", "estimate"),
     *("d_in,d_sae", "d_sae,d_in", "models", "layers", "layer_norm", "none", "difference_ftb"),
     *("\x1b[31m", "W_enc", "W_dec", "b_dec", "x" * 3000),
 )
-ROLES = ("encoder", "decoder", "b_enc", "b_dec", "threshold", "mean", "std", "skip", "gate")
 
 
 def any_of_them() -> st.SearchStrategy[list[Change]]:
@@ -155,8 +131,8 @@ def choices() -> st.SearchStrategy[Change]:
     """Settings and roles that somebody might try."""
     return st.builds(
         _choose,
-        st.dictionaries(st.sampled_from(SETTINGS), st.sampled_from(TEXTS), max_size=2),
-        st.dictionaries(st.sampled_from(ROLES), st.floats(0, 1), max_size=2),
+        st.dictionaries(st.sampled_from(sorted(SETTINGS)), st.sampled_from(TEXTS), max_size=2),
+        st.dictionaries(st.sampled_from(sorted(ROLES)), st.floats(0, 1), max_size=2),
     )
 
 

@@ -11,16 +11,9 @@ import pytest
 from saebench.cli import main
 from saebench.loading import inspect, open_checkpoint
 from saebench.weights.stored import HeldTensor, MappedTensor, Opened, Stored
-from tests.adapters.goldens import given, golden_parameters
-
-FEW = 4  # layers or models of a golden case: a tensor with one more dimension than this is a matrix
+from tests.adapters.goldens import given, golden_parameters, is_matrix
 
 every_golden = pytest.mark.parametrize("path", golden_parameters())
-
-
-def is_matrix(shape: tuple[int, ...]) -> bool:
-    """Whether the tensor is more than a vector for each of a few layers or models."""
-    return sum(size > FEW for size in shape) > 1
 
 
 @every_golden

@@ -47,7 +47,7 @@ class TestSteps:
     def test_a_step_has_the_config_of_the_run_above_it(self) -> None:
         found = candidate_of_file(self.RUN, "run/checkpoints/ae_100.pt")
         assert (found.path, found.folder) == ("run/checkpoints/ae_100.pt", "run")
-        assert found.names == ("checkpoints/ae_100.pt", "config.json")
+        assert found.names == ("config.json", "checkpoints/ae_100.pt")
 
     def test_a_folder_of_steps_lists_them_by_number(self) -> None:
         paths = [item.path for item in candidates(self.RUN, "run/checkpoints")]
@@ -61,7 +61,7 @@ class TestSteps:
     def test_a_folder_per_step_has_the_config_above_as_well(self) -> None:
         found = candidates(["run/config.json", *below("run/checkpoints/step_5", "sae.safetensors")])
         assert [(item.path, item.folder) for item in found] == [("run/checkpoints/step_5", "run")]
-        assert found[0].names == ("checkpoints/step_5/sae.safetensors", "config.json")
+        assert found[0].names == ("config.json", "checkpoints/step_5/sae.safetensors")
 
     def test_a_config_in_the_folder_of_steps_is_theirs(self) -> None:
         names = ["config.json", "checkpoints/config.json", "checkpoints/ae_1.pt"]
@@ -143,3 +143,11 @@ def test_any_listing_gives_distinct_checkpoints_made_of_its_files(listing: set[s
     for item in found:
         assert item.weights
         assert set(item.files) <= listing
+
+
+def test_a_folder_of_thousands_is_sorted_out_in_seconds_and_not_quadratically() -> None:
+    names = [f"{i}.pt" for i in range(20_000)] + [f"{i}_cfg.json" for i in range(20_000)]
+    found = candidates([*names, *(f"sample_{i}.json" for i in range(10_000)), "config.yaml"])
+    assert len(found) == 20_000
+    assert {"7.pt", "7_cfg.json", "config.yaml"} <= set(found[7].names)
+    assert sum(len(item.names) for item in found) < 20_000 * 35

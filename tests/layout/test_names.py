@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from saebench.layout.names import belongs, is_side, is_side_config, is_step
+from saebench.layout.names import is_side, is_side_config, is_step, namesakes, stems_of
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from saebench.layout.names import belongs, is_side, is_side_config, is_step
     ],
 )
 def test_a_config_may_be_the_namesake_of_weights(config: str, weights: str, expected: bool) -> None:
-    assert belongs(config, weights) is expected
+    assert bool(namesakes(config) & stems_of(weights)) is expected
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,8 @@ def test_a_latent_that_does_not_write_to_a_layer_has_norm_zero_there():
     assert norms.shape == (M * F, M)
     for s in range(M):
         rows = norms[s * F : (s + 1) * F]
-        assert bool((rows[:, :s] == 0).all()) and bool((rows[:, s:] > 0).all())
+        assert bool((rows[:, :s] == 0).all())
+        assert bool((rows[:, s:] > 0).all())
 
 
 def test_parts_that_do_not_belong_together_are_refused():
@@ -227,7 +228,8 @@ def test_nothing_is_encoded_before_what_is_pending_was_estimated():
 def test_sources_are_models_unless_sites_are_named():
     cfg = SAEConfig("crosscoder", D, F, D, n_sources=2, n_targets=2, site="s")
     assert cfg.reads == (Source("s", 0), Source("s", 1)) == cfg.writes
-    assert cfg.n_models == 2 and not cfg.is_transcoder
+    assert cfg.n_models == 2
+    assert not cfg.is_transcoder
     layers = SAEConfig("crosscoder", D, F, D, n_sources=2, n_targets=2, sites=("a", "b"))
     assert layers.reads == (Source("a"), Source("b"))
     assert layers.n_models == 1
@@ -241,4 +243,5 @@ def test_a_difference_names_the_model_and_the_one_subtracted():
 
 def test_a_transcoder_writes_elsewhere():
     cfg = SAEConfig("transcoder", D, F, D, site="a", site_out="b")
-    assert cfg.is_transcoder and cfg.writes == (Source("b"),)
+    assert cfg.is_transcoder
+    assert cfg.writes == (Source("b"),)
