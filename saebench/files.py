@@ -178,25 +178,6 @@ def list_files(root: Path) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def group_checkpoints(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Each folder that directly holds weight files (``""`` is the root), and its base names."""
-    folders: dict[str, list[str]] = {}
-    for name in sorted(names):
-        folder, _, base = name.rpartition("/")
-        folders.setdefault(folder, []).append(base)
-    return {
-        folder: tuple(files)
-        for folder, files in sorted(folders.items())
-        if any(is_weights(file) for file in files)
-    }
-
-
-def find_checkpoints(root: Path) -> list[CheckpointFiles]:
-    """Every folder from ``root`` down that holds weight files, sorted by path."""
-    groups = group_checkpoints(list_files(root))
-    return [CheckpointFiles(root / folder, files) for folder, files in groups.items()]
-
-
 def _not_a_config(name: str, found: str) -> UnsafeFileError:
     return UnsafeFileError(
         f"config {name} of a checkpoint", found, "Reference the folder of a checkpoint."

@@ -15,8 +15,6 @@ from safetensors.torch import save_file
 from saebench.errors import BadReferenceError, CheckpointError, UnsafeFileError
 from saebench.files import (
     CheckpointFiles,
-    find_checkpoints,
-    group_checkpoints,
     list_files,
 )
 from saebench.weights import TensorInfo, read_pickle
@@ -267,30 +265,6 @@ class TestPickles:
 
 
 class TestFolders:
-    def test_every_folder_with_weights_is_found_and_nothing_hidden(self, tmp_path: Path) -> None:
-        for name in (
-            "a/cfg.json",
-            "a/w.safetensors",
-            "b/c/ae.pt",
-            "d/cfg.json",
-            ".x/w.pt",
-            "e/f.py",
-        ):
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).touch()
-        found = find_checkpoints(tmp_path)
-        assert [(files.root.relative_to(tmp_path).as_posix(), files.names) for files in found] == [
-            ("a", ("cfg.json", "w.safetensors")),
-            ("b/c", ("ae.pt",)),
-        ]
-
-    def test_files_of_the_root_are_grouped_under_the_empty_name(self) -> None:
-        names = ["w.safetensors", "cfg.json", "x/params.npz"]
-        assert group_checkpoints(names) == {
-            "": ("cfg.json", "w.safetensors"),
-            "x": ("params.npz",),
-        }
-
     def test_linked_folders_are_not_entered(self, tmp_path: Path) -> None:
         (tmp_path / "real").mkdir()
         (tmp_path / "real" / "w.safetensors").touch()

@@ -39,6 +39,9 @@ _SIZES = {"d_in": "W_enc", "d_sae": "b_enc", "d_out": "b_dec"}
 
 _REPOSITORY = re.compile(r"gemma-scope-(?P<size>2b|9b|27b)-(?P<kind>pt|it)-(?P<part>[a-z]+)")
 _LAYER = re.compile(r"(?:^|/)layer_(\d+)(?:/|$)")
+_TELLING = re.compile(
+    r"gemma-scope|^(layer|embedding|width|average_l0|l0|resid|attn|mlp|transcoder|crosscoder|clt)"
+)
 _EMBEDDING = re.compile(r"(?:^|/)embedding(?:/|$)")
 _L0 = re.compile(r"average_l0_(\d+)")
 
@@ -100,9 +103,17 @@ def _length(tensors: Tensors, key: str) -> Fact:
     return Fact(shape[0], f"{tensors.file}: shape of {key}")
 
 
+def telling_part(hint: str) -> str:
+    """The path from the first folder that says something; parents of a local folder say nothing."""
+    parts = hint.split("/")
+    first = next((i for i, part in enumerate(parts) if _TELLING.search(part)), len(parts) - 1)
+    shown = "/".join(parts[first:])
+    return f"the path {shown}" if first == 0 else f"the path …/{shown}"
+
+
 def _places(hint: str) -> dict[str, Fact | None]:
     """Facts ``site``, ``site_out`` and ``model``, as far as the path tells them."""
-    source = f"the path {hint}"
+    source = telling_part(hint)
     facts: dict[str, Fact | None] = {}
     repository, layer = _REPOSITORY.search(hint), _LAYER.search(hint)
     if repository is not None:
@@ -124,7 +135,9 @@ def _embedding_scale(hint: str, choices: Choices, d_in: int) -> Fact | None:
         return None
     given = choices.numbers("input_scale")
     if given is None:
-        source = f"the path {hint}: trained on embeddings before the model scales them by √d_in"
+        source = (
+            f"{telling_part(hint)}: trained on embeddings before the model scales them by √d_in"
+        )
         return Fact((d_in**-0.5,), source, "assumed")
     if len(given.value) != 1 or given.value[0] <= 0:
         raise CheckpointError(given.source, "not one number above 0", "Give one number above 0.")

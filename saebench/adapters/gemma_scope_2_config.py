@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from saebench.adapters.fields import Fields
+from saebench.adapters.gemma_scope import telling_part
 from saebench.errors import CheckpointError
 from saebench.sae import Fact
 
@@ -96,7 +97,7 @@ def _end(
     if template is None or layers is None:
         return None
     names = tuple(_site(_LAYER_OF_HOOK.sub(str(n), template.replace("{}", str(n)))) for n in layers)
-    where = f"{source} and the path {hint}" if value else f"the path {hint}"
+    where = f"{source} and {telling_part(hint)}" if value else telling_part(hint)
     return Fact(names[0] if n_layers is None else names, where, "assumed")
 
 
@@ -152,7 +153,7 @@ def _model(fields: Fields | None, hint: str) -> Fact | None:
     if found is None:
         return None
     name = _hub_name(f"gemma-3-{found['size']}-{found['kind']}")
-    return Fact(name, f"the path {hint}", "assumed")
+    return Fact(name, telling_part(hint), "assumed")
 
 
 def _hub_name(name: str) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from saebench.errors import CheckpointError
+
 How = Literal["file", "user", "assumed"]
 Difference = Literal["1-0", "0-1"]
 
@@ -77,6 +79,17 @@ class SAEConfig:
     facts: Mapping[str, Fact] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise :class:`CheckpointError` for a size of zero, which tensors without values would give."""
+        for name in ("d_in", "d_sae", "d_out", "n_sources", "n_targets"):
+            if getattr(self, name) < 1:
+                source = self.facts[name].source if name in self.facts else "the files"
+                raise CheckpointError(
+                    f"{name} of at least 1 ({source})",
+                    str(getattr(self, name)),
+                    "The weights are incomplete; fetch them again.",
+                )
 
     @property
     def width_in(self) -> int:
