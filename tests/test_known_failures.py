@@ -155,6 +155,12 @@ REFUSED = (
         {"orientation": "", "decoder_orientation": ""},
     ),
     Refused(
+        "weights without values",
+        "crosscode/to_three_layers",
+        tensor("_W_dec_LXoDo", lambda values: values[..., :0]),
+        ("d_out of at least 1", "model.pt", "incomplete"),
+    ),
+    Refused(
         "k missing",
         "openai/topk-without-k",
         lambda folder: None,
@@ -359,3 +365,26 @@ def test_nested_dictionaries_and_skips_are_kept() -> None:
         "circuit_tracer/relu-skip",
     ):
         assert opened(golden).W_skip is not None
+
+
+@pytest.mark.parametrize(
+    ("golden", "key", "dim"),
+    [
+        ("llama_scope/v1-jumprelu", "decoder.weight", 1),
+        ("saelens/topk-rescaled-none-b_dec-subtracted", "W_dec", 0),
+        ("llamascopium/sae-topk-plain", "W_D", 0),
+        ("dictionary_crosscoders/crosscoder", "decoder.weight", 1),
+    ],
+)
+def test_a_latent_without_a_decoder_direction_makes_no_nan_where_norms_scale_codes(
+    golden: str, key: str, dim: int, tmp_path: Path
+) -> None:
+    folder = copied(golden, tmp_path)
+    tensor(key, lambda values: values.index_fill(dim, torch.tensor([2]), 0.0))(folder)
+    sae = load_sae(folder, **arguments(golden))
+    sources = (sae.cfg.n_sources,) if sae.cfg.n_sources > 1 else ()
+    x = 3 * torch.randn(50, *sources, sae.cfg.d_in)
+    assert bool(sae.encode(x).isfinite().all())
+    assert bool(sae(x).isfinite().all())
+    assert bool(sae.decoder_norms().isfinite().all())
+    assert float(sae.decoder_norms()[2].sum()) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from saebench.cli import main
 from saebench.loading import inspect, open_checkpoint
 from saebench.weights.stored import HeldTensor, MappedTensor, Opened, Stored
-from tests.adapters.goldens import given, golden_parameters, is_matrix
+from tests.adapters.goldens import GOLDEN, given, golden_parameters, is_matrix
+from tests.adapters.rewriting import change_tensors
 
 every_golden = pytest.mark.parametrize("path", golden_parameters())
 
@@ -61,3 +63,22 @@ def test_inspect_prints_every_format_as_text_and_as_strict_json(
     assert all(item["how"] in ("file", "user", "assumed") for item in found["facts"].values())
     assert found["evidence"]
     assert found["tensors"]
+
+
+@pytest.mark.parametrize(
+    ("case", "key"),
+    [
+        ("generic/standardised-dimensions", "x_mean"),
+        ("generic/logarithms-of-thresholds", "threshold"),
+        ("generic/gate-that-shares-the-encoder", "b_gate"),
+    ],
+)
+def test_a_vector_stored_with_one_more_dimension_is_read_for_an_outline(
+    case: str, key: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(GOLDEN / case, tmp_path / "case"))
+    change_tensors(folder, lambda name, values: values[None] if key in name else values)
+    whole = inspect(folder, **given(GOLDEN / case))
+    outline = inspect(folder, headers_only=True, **given(GOLDEN / case))
+    assert any(key in name and item.shape[0] == 1 for name, item in whole.tensors.items())
+    assert outline.facts == whole.facts
