@@ -158,7 +158,9 @@ def _alignment(sae: SAE, rows: _Rows) -> Iterator[Finding]:
     mean = float(rows.alignment.mean())
     chance = (cfg.width_in * cfg.d_sae) ** -0.5  # standard error of the mean of d_sae cosines
     figures = {"mean": mean, "chance": chance}
-    text = f"mean cosine of encoder and decoder of a latent is {mean:.3f} (chance: 0 ± {chance:.2g})"
+    text = (
+        f"mean cosine of encoder and decoder of a latent is {mean:.3f} (chance: 0 ± {chance:.2g})"
+    )
     other = _transposed_alignment(sae)
     if other is not None and other > max(2 * abs(mean), MIN_ALIGNMENT, 5 * chance):
         text += (

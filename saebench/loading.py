@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saebench.adapters import Choices, Claim, claim
-from saebench.adapters.places import with_places
+from saebench.adapters.reading.places import with_places
 from saebench.diagnosis import diagnose
 from saebench.files import CheckpointFiles
 from saebench.inspection import Inspection

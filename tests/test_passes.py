@@ -75,7 +75,10 @@ def test_saes_at_two_sites_share_the_prefix_and_the_clean_run():
     model = shared_model("gpt2")
     early, late = model.site("blocks.0.hook_resid_post"), model.site(RESID)
     observers = {name: [Kept(needs_predictions=True)] for name in "ab"}
-    subjects = [Subject.at("a", random_sae(), early, early), Subject.at("b", random_sae(1), late, late)]
+    subjects = [
+        Subject.at("a", random_sae(), early, early),
+        Subject.at("b", random_sae(1), late, late),
+    ]
     request = PassRequest(subjects, {}, observers)
     batches = stream_from_ids(tokens(4)).batches(4)
     calls = counted(model, lambda: run_pass(model, batches, request))

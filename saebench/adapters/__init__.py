@@ -1,65 +1,66 @@
-"""Checkpoint formats: one module per ecosystem, recognised by content, in one ordered registry.
+"""Checkpoint formats: one room per ecosystem, recognised by content, in one ordered registry.
 
 All adapters look at all files, the most specific first. Two that claim the same files are an error, so
 that the order settles nothing: it is the order of evidence in errors. What each goes by, with tensors
 by their shapes in latents F, width D and M models or layers:
 
-====================== ==================================================================================
-gemma_scope            one .npz of exactly W_enc, W_dec, b_enc, b_dec, threshold
-gemma_scope_2          .safetensors with w_enc, w_dec, b_enc, b_dec, threshold in lower case
-clt_training           encoder.weight [F, D] with what only this fork of sparsify writes (W_decs.N, post_enc)
-sparsify               cfg.json with d_in, encoder.weight and W_dec of the same shape [F, D]
-llama_scope            hyperparams.json or config.json with hook_point_in; encoder.weight, decoder.weight
-llamascopium           config.json with d_model and sae_type sae, crosscoder, clt …; W_E
-crosscode              tensors _W_enc_XiDiL and _W_dec_LXoDo
-circuit_tracer         W_enc and W_dec both [F, D] in a .safetensors per layer; or W_enc_N, W_dec_N
-crosslayer_coding      cfg.json with num_features, num_layers, d_model, activation_fn
-open_interp            W_enc [2, D, F], W_dec [F, 2, D] and a threshold [F]
-crosscoder_replication W_enc [2, D, F], W_dec [F, 2, D] and no threshold
-dictionary_crosscoders encoder.weight and decoder.weight with three dimensions, or a class that has them
-dictionary_learning    config.json with trainer.dict_class, not one of a crosscoder
-dictionary_hub         config.json with activation_dim and dict_size at its top
-batchtopk              config.json with sae_type, act_size and dict_size, or a run name with them
-saelens                cfg.json with d_in and d_sae; W_dec [F, D] and, unless it is tied, W_enc [D, F]
-connor_rob             NAME_cfg.json with act_size, dict_size, act_name beside NAME
-openai                 pre_bias, latent_bias and encoder.weight
-goodfire               encoder_linear.weight and decoder_linear.weight
-nanochat_sae           a pickle with a config of d_in, d_sae and an activation, beside tensors of an SAE
-temporal               conf.yaml with llm.dimin and sae.exp_factor; D, b and attn_layers.N
-legacy                 a pickle of tensors and, under cfg, the config object of SAELens before version 2
-generic                where none of these fits: tensors that are an encoder and a decoder by name or shape
-====================== ==================================================================================
+=============================== ====================================================================
+gemma_scope.scope_1             one .npz of exactly W_enc, W_dec, b_enc, b_dec, threshold
+gemma_scope.scope_2             .safetensors with w_enc, w_dec, b_enc, b_dec, threshold in lower
+                                case
+eleuther.clt_training           encoder.weight [F, D] with what only this fork of sparsify writes
+                                (W_decs.N, post_enc)
+eleuther.sparsify               cfg.json with d_in, encoder.weight and W_dec of the same shape [F,
+                                D]
+openmoss.llama_scope            hyperparams.json or config.json with hook_point_in; encoder.weight,
+                                decoder.weight
+openmoss.llamascopium           config.json with d_model and sae_type sae, crosscoder, clt …; W_E
+crosscoders.crosscode           tensors _W_enc_XiDiL and _W_dec_LXoDo
+cross_layer.circuit_tracer      W_enc and W_dec both [F, D] in a .safetensors per layer; or
+                                W_enc_N, W_dec_N
+cross_layer.crosslayer_coding   cfg.json with num_features, num_layers, d_model, activation_fn
+crosscoders.open_interp         W_enc [2, D, F], W_dec [F, 2, D] and a threshold [F]
+crosscoders.replication         W_enc [2, D, F], W_dec [F, 2, D] and no threshold
+dictionary_learning.crosscoders encoder.weight and decoder.weight with three dimensions, or a class
+                                that has them
+dictionary_learning.run         config.json with trainer.dict_class, not one of a crosscoder
+dictionary_learning.hub         config.json with activation_dim and dict_size at its top
+batchtopk.sae                   config.json with sae_type, act_size and dict_size, or a run name
+                                with them
+saelens.sae                     cfg.json with d_in and d_sae; W_dec [F, D] and, unless it is tied,
+                                W_enc [D, F]
+saelens.connor_rob              NAME_cfg.json with act_size, dict_size, act_name beside NAME
+single_file.openai              pre_bias, latent_bias and encoder.weight
+single_file.goodfire            encoder_linear.weight and decoder_linear.weight
+single_file.nanochat_sae        a pickle with a config of d_in, d_sae and an activation, beside
+                                tensors of an SAE
+saelens.temporal                conf.yaml with llm.dimin and sae.exp_factor; D, b and attn_layers.N
+saelens.legacy                  a pickle of tensors and, under cfg, the config object of SAELens
+                                before version 2
+generic.dictionary              where none of these fits: tensors that are an encoder and a decoder
+                                by name or shape
+=============================== ====================================================================
 """
 
 from __future__ import annotations
 
-from saebench.adapters import (
-    batchtopk,
-    circuit_tracer,
-    clt_training,
-    connor_rob,
-    crosscode,
-    crosscoder_replication,
-    crosslayer_coding,
-    dictionary_crosscoders,
-    dictionary_hub,
-    dictionary_learning,
-    gemma_scope,
-    gemma_scope_2,
-    generic,
-    goodfire,
-    legacy,
-    llama_scope,
-    llamascopium,
-    nanochat_sae,
-    open_interp,
-    openai,
-    saelens,
-    sparsify,
-    temporal,
-)
-from saebench.adapters.choices import Choices
-from saebench.adapters.claims import Adapter, Claim
+from saebench.adapters.batchtopk import sae as batchtopk
+from saebench.adapters.cross_layer import circuit_tracer, crosslayer_coding
+from saebench.adapters.crosscoders import crosscode, open_interp
+from saebench.adapters.crosscoders import replication as crosscoder_replication
+from saebench.adapters.dictionary_learning import crosscoders as dictionary_crosscoders
+from saebench.adapters.dictionary_learning import hub as dictionary_hub
+from saebench.adapters.dictionary_learning import run as dictionary_learning
+from saebench.adapters.eleuther import clt_training, sparsify
+from saebench.adapters.gemma_scope import scope_1 as gemma_scope
+from saebench.adapters.gemma_scope import scope_2 as gemma_scope_2
+from saebench.adapters.generic import dictionary as generic
+from saebench.adapters.openmoss import llama_scope, llamascopium
+from saebench.adapters.reading.choices import Choices
+from saebench.adapters.reading.claims import Adapter, Claim
+from saebench.adapters.saelens import connor_rob, legacy, temporal
+from saebench.adapters.saelens import sae as saelens
+from saebench.adapters.single_file import goodfire, nanochat_sae, openai
 from saebench.errors import CheckpointError, UnknownFormatError
 from saebench.files import CheckpointFiles
 from saebench.weights import is_pickle, is_weights

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from saebench._version import __version__
 from saebench.activations import JumpReLU, ReLU, TopK
-from saebench.adapters.saelens import CONFIG_FILE, LAYOUT_VERSION, PROVENANCE_KEY, WEIGHT_FILE
+from saebench.adapters.saelens.sae import CONFIG_FILE, LAYOUT_VERSION, PROVENANCE_KEY, WEIGHT_FILE
 from saebench.errors import OutputError
 from saebench.sae import SAE
 from saebench.sae.normalization import ConstantNorm, LayerNorm, Normalization

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saebench.adapters import batchtopk
+from saebench.adapters.batchtopk import sae as batchtopk
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
 from saebench.loading import inspect, load_sae, open_checkpoint

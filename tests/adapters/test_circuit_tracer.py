@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saebench.adapters import circuit_tracer, claim
-from saebench.adapters.choices import Choices
+from saebench.adapters import claim
+from saebench.adapters.cross_layer import circuit_tracer
+from saebench.adapters.reading.choices import Choices
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
 from saebench.loading import load_sae

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saebench.adapters import crosscoder_replication, open_interp
+from saebench.adapters.crosscoders import open_interp
+from saebench.adapters.crosscoders import replication as crosscoder_replication
 from saebench.errors import SaebenchError
 from saebench.files import CheckpointFiles
 from saebench.loading import load_sae, open_checkpoint

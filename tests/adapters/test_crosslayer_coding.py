@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saebench.adapters import claim, crosslayer_coding
-from saebench.adapters.choices import Choices
+from saebench.adapters import claim
+from saebench.adapters.cross_layer import crosslayer_coding
+from saebench.adapters.reading.choices import Choices
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
 from saebench.sae import CrossLayerTranscoder

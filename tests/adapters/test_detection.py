@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import saebench.adapters
 from saebench.adapters import ADAPTERS, FALLBACK, claim
-from saebench.adapters.claims import Adapter, Claim
+from saebench.adapters.reading.claims import Adapter, Claim
 from saebench.errors import UnknownFormatError
 from saebench.files import CheckpointFiles, list_files
 from saebench.loading import load_sae
@@ -26,7 +26,7 @@ BY_NAME = "gpt2-small_blocks.8.hook_resid_pre_20_topk_4_0.0003_42_faithful-gpt2-
 
 def module_name(adapter: Adapter) -> str:
     assert isinstance(adapter, ModuleType)
-    return adapter.__name__.rpartition(".")[2]
+    return adapter.__name__.removeprefix("saebench.adapters.")
 
 
 def claims(files: CheckpointFiles) -> list[str]:
@@ -61,7 +61,7 @@ def test_every_adapter_has_a_golden_checkpoint() -> None:
 
 
 def test_the_order_of_detection_is_the_one_documented() -> None:
-    table = re.findall(r"^(\w+) +\S.*$", saebench.adapters.__doc__.split("\n=")[1], re.MULTILINE)
+    table = re.findall(r"^([\w.]+) +\S.*$", saebench.adapters.__doc__.split("\n=")[1], re.MULTILINE)
     assert table == [module_name(adapter) for adapter in (*ADAPTERS, FALLBACK)]
 
 

@@ -13,7 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from saebench.activations import BatchTopK, JumpReLU, ReLU
-from saebench.adapters import Choices, dictionary_crosscoders, dictionary_hub, dictionary_learning
+from saebench.adapters import Choices
+from saebench.adapters.dictionary_learning import crosscoders as dictionary_crosscoders
+from saebench.adapters.dictionary_learning import hub as dictionary_hub
+from saebench.adapters.dictionary_learning import run as dictionary_learning
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
 from saebench.sae import Crosscoder

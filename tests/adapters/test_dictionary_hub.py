@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saebench.adapters import dictionary_crosscoders, dictionary_hub, dictionary_learning
-from saebench.adapters.choices import Choices
+from saebench.adapters.dictionary_learning import crosscoders as dictionary_crosscoders
+from saebench.adapters.dictionary_learning import hub as dictionary_hub
+from saebench.adapters.dictionary_learning import run as dictionary_learning
+from saebench.adapters.reading.choices import Choices
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
 from saebench.loading import load_sae

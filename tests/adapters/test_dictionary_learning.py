@@ -13,8 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from saebench.activations import JumpReLU
-from saebench.adapters import Choices, dictionary_crosscoders, dictionary_hub, dictionary_learning
-from saebench.adapters.dictionary_classes import KINDS
+from saebench.adapters import Choices
+from saebench.adapters.dictionary_learning import crosscoders as dictionary_crosscoders
+from saebench.adapters.dictionary_learning import hub as dictionary_hub
+from saebench.adapters.dictionary_learning import run as dictionary_learning
+from saebench.adapters.dictionary_learning.classes import KINDS
 from saebench.errors import CheckpointError, UnknownFormatError, UnsafeFileError
 from saebench.files import CheckpointFiles
 from saebench.loading import load_sae

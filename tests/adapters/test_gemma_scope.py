@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from saebench.adapters import gemma_scope
+from saebench.adapters.gemma_scope import scope_1 as gemma_scope
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
 from saebench.loading import load_sae

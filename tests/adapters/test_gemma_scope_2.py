@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from saebench.adapters import gemma_scope_2
+from saebench.adapters.gemma_scope import scope_2 as gemma_scope_2
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles, list_files
 from saebench.loading import load_sae

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from saebench.adapters import generic, generic_names
-from saebench.adapters.generic_config import ACTIVATIONS
-from saebench.adapters.generic_names import role_of
+from saebench.adapters.generic import dictionary as generic
+from saebench.adapters.generic import names as generic_names
+from saebench.adapters.generic.config import ACTIVATIONS
+from saebench.adapters.generic.names import role_of
 from saebench.errors import CheckpointError, ConfigError, SaebenchError
 from saebench.files import CheckpointFiles
 from saebench.loading import open_checkpoint

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from saebench.adapters.generic_config import activation_named
+from saebench.adapters.generic.config import activation_named
 from saebench.errors import CheckpointError, ConfigError
 from tests.adapters.generic_files import D, F, Write, load, refused
 

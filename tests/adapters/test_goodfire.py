@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from saebench.adapters import goodfire
+from saebench.adapters.single_file import goodfire
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
 from saebench.loading import load_sae

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saebench.adapters import claim, llama_scope, llamascopium
-from saebench.adapters.choices import Choices
+from saebench.adapters import claim
+from saebench.adapters.openmoss import llama_scope, llamascopium
+from saebench.adapters.reading.choices import Choices
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
 from saebench.sae import SAE

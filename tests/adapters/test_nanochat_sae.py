@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from saebench.adapters import nanochat_sae
+from saebench.adapters.single_file import nanochat_sae
 from saebench.errors import CheckpointError, ConfigError
 from saebench.files import CheckpointFiles
 from saebench.loading import load_sae, open_checkpoint

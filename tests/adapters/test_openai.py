@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from saebench.adapters import openai
+from saebench.adapters.single_file import openai
 from saebench.errors import CheckpointError, ConfigError, UnknownFormatError, UnsafeFileError
 from saebench.files import CheckpointFiles
 from saebench.loading import load_sae

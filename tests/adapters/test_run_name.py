@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from saebench.adapters.run_name import RunName, parse_run_name
+from saebench.adapters.batchtopk.run_name import RunName, parse_run_name
 
 FAITHFUL = (
     "gpt2-small_blocks.8.hook_resid_pre_12288_topk_16_0.0003_42_faithful-gpt2-small_128_24413"

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saebench.adapters.saelens import LAYOUT_VERSION, PROVENANCE_KEY
+from saebench.adapters.saelens.sae import LAYOUT_VERSION, PROVENANCE_KEY
 from saebench.errors import CheckpointError, UnknownFormatError
 from saebench.loading import load_sae
 from saebench.sae import SAE

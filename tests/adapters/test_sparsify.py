@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saebench.adapters import sparsify
+from saebench.adapters.eleuther import sparsify
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
 from saebench.loading import load_sae

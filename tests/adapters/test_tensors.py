@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from saebench.adapters.tensors import Tensors, row_norms, scale_columns, scale_rows
+from saebench.adapters.reading.tensors import Tensors, row_norms, scale_columns, scale_rows
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
 from saebench.weights import StateDict, float32

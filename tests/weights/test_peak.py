@@ -22,7 +22,7 @@ D_IN, D_SAE = 1024, 16_384  # 128 MiB for both matrices in float32
 LOAD = """
 import sys
 from pathlib import Path
-from saebench.adapters.tensors import Tensors, scale_columns, scale_rows
+from saebench.adapters.reading.tensors import Tensors, scale_columns, scale_rows
 from saebench.files import CheckpointFiles
 
 def high_water():

@@ -1,0 +1,1 @@
+"""BatchTopK, matryoshka_sae and FaithfulSAE."""

@@ -1,0 +1,1 @@
+"""Transcoders by layer and across layers: circuit-tracer, crosslayer-coding."""

@@ -1,0 +1,1 @@
+"""Crosscoder layouts outside dictionary_learning."""

@@ -1,0 +1,1 @@
+"""dictionary_learning and its forks: runs, hub folders, difference SAEs, crosscoders."""

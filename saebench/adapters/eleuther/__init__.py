@@ -1,0 +1,1 @@
+"""EleutherAI's sparsify and clt-training."""

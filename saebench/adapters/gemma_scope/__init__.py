@@ -1,0 +1,1 @@
+"""Gemma Scope 1 and 2."""

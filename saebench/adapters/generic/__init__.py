@@ -1,0 +1,1 @@
+"""Anything else with one encoder and one decoder."""

@@ -1,0 +1,1 @@
+"""OpenMOSS: Llama Scope, R1 distill, llamascopium."""

@@ -1,0 +1,1 @@
+"""SAELens, all versions, and the layouts that its users left behind."""

@@ -1,0 +1,1 @@
+"""Formats of one .pt file: OpenAI, Goodfire, nanochat-SAE."""
