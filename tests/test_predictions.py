@@ -159,7 +159,7 @@ def test_losses_are_the_same_with_and_without_the_one_row(monkeypatch):
     def all_rows(model, prefix, site, replacement):
         return model.resume(prefix, site, replacement)
 
-    monkeypatch.setattr("saebench.passes.continue_from", all_rows)
+    monkeypatch.setattr("saebench.passes.engine.continue_from", all_rows)
     long = measured(model, tokens(), {"a": sae}).values("a")
     assert_same(short, long)
 
