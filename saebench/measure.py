@@ -311,6 +311,8 @@ def _record(
         checkpoint.sae.cfg, calibration.estimated.get(target.name, {}), calibration
     )
     cfg = with_centring(cfg, subject)
+    measured_with = [parts["model"], *parts["model"].get("others", ())]
+    named = replace(cfg, models=cfg.models or tuple(str(item["id"]) for item in measured_with))
     plain = asdict(cfg)
     facts, provenance, notes = (plain.pop(name) for name in ("facts", "provenance", "notes"))
     return Record(
@@ -324,8 +326,8 @@ def _record(
             "evidence": list(checkpoint.claim.evidence),
             "given": dict(checkpoint.given),
             "cfg": plain,
-            "reads": cfg.describe(cfg.reads),
-            "writes": cfg.describe(cfg.writes),
+            "reads": named.describe(named.reads),
+            "writes": named.describe(named.writes),
             "facts": facts,
             "notes": list(notes),
             "provenance": dict(provenance),

@@ -172,9 +172,11 @@ def by_activation(record: Record) -> str:
     if not columns:
         return ""
     names = list(_detail(record, columns[0])["by_reading"])
+    writes = record.checkpoint.get("writes") or ()
+    words = writes if len(writes) == len(names) else names  # with the names of the models
     rows = [
-        [_code(portable(name)), *(_each(record, metric, name) for metric in columns)]
-        for name in names
+        [_code(portable(word)), *(_each(record, metric, name) for metric in columns)]
+        for word, name in zip(words, names, strict=True)
     ]
     titles = ["Activation", *(escape.markdown_text(label(record, m)) for m in columns)]
     return markdown_grid(titles, rows, right=range(1, len(titles)))
