@@ -213,7 +213,7 @@ KINDS = {
         difference,
         ("--set=direction=difference_ftb", f"--site={SITE}"),
         n_models=2,
-        reads=(f"{SITE} of model 1 − model 0",),
+        reads=(f"{SITE} of tuned − model",),
         hows={"difference": "user", "site": "user"},
     ),
     "cross-layer": Kind(
@@ -225,7 +225,7 @@ KINDS = {
         ("--allow-pickle",),
         n_models=2,
         writes=2,
-        reads=(f"{SITE} of model 0", f"{SITE} of model 1"),
+        reads=(f"{SITE} of model", f"{SITE} of tuned"),
         hows={"input_scale": "assumed"},
     ),
     "temporal": Kind(temporal, hows={"site": "assumed"}, folder="resid_post/layer_2/temporal"),

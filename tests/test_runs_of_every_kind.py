@@ -329,7 +329,7 @@ def test_a_configuration_says_settings_tensors_and_models(runs: Runs, tmp_path: 
         record["checkpoint"]["name"]: record
         for record in map(strict_json, (tmp_path / "out" / "records").glob("*.json"))
     }
-    assert found["difference"]["checkpoint"]["reads"] == [f"{kinds.SITE} of model 0 − model 1"]
+    assert found["difference"]["checkpoint"]["reads"] == [f"{kinds.SITE} of model − tuned"]
     for name, other in (("hand", "hand-made"), ("crosscoder", "model-crosscoder")):
         values = [r["measurements"]["fve@1"]["value"] for r in (found[name], runs.record(other))]
         assert values[0] == pytest.approx(values[1], rel=1e-5)
