@@ -35,6 +35,8 @@ examples:
   saebench run saes/ --model ./model --data heldout.jsonl        every checkpoint in the folder, one pass
   saebench run --config saebench.toml                            everything from a file
   saebench run saes/a --model m --data d --gate 'fve >= 0.8' --gate 'l0 = 60..70' --confidence
+  saebench run sae.npz --model m --data d --set k=32             what the files leave open
+  saebench run sae.npz --model m --data d --map encoder=W_up     which tensor is which
   saebench run --config saebench.toml -- -k fve -n 2             what follows -- goes to pytest
 
 Running again with other limits measures nothing again: records are kept in OUT/records.
@@ -159,7 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("ref", metavar="REF")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.add_argument(
-        "--headers-only", action="store_true", help="read no matrix: for files of many gigabytes"
+        "--headers-only",
+        action="store_true",
+        help="read no matrix, of files of many gigabytes; from the hub the weights are fetched first",
     )
     for option in OPTIONS:
         if option.keyword in ("site", "allow_pickle", "settings", "tensors"):

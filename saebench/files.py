@@ -162,13 +162,13 @@ def is_allowed(name: str) -> bool:
     return is_weights(name) or name.lower().endswith(CONFIG_SUFFIXES)
 
 
-def list_files(root: Path) -> tuple[str, ...]:
+def list_files(root: Path, wanted: Callable[[str], bool] = is_allowed) -> tuple[str, ...]:
     """The allowed files below ``root``, sorted; hidden and linked folders are not entered."""
     found: list[str] = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = Path(folder).relative_to(root)
-        found += [(inside / name).as_posix() for name in names if is_allowed(name)]
+        found += [(inside / name).as_posix() for name in names if wanted(name)]
         if len(found) > MAX_FILES:
             raise BadReferenceError(
                 f"checkpoints below {root}",

@@ -7,12 +7,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from saebench.errors import BadReferenceError, CheckpointError, UnknownFormatError
-from saebench.files import CheckpointFiles
+from saebench.files import CheckpointFiles, list_files
 from saebench.layout import Candidate, candidate_of_file, candidates
 from saebench.layout.names import is_side
 from saebench.reference import Reference, Resolved, as_reference, check_size, fetch, resolve
-from saebench.weights import is_weights
+from saebench.weights import UNREAD_SUFFIXES, is_unread, is_weights
 
+SAVE_ITS_TENSORS = "save its tensors with safetensors.torch.save_file"
+CONVERT = {  # what makes a file that is read, by suffix
+    ".dcp": "torch.distributed.checkpoint.format_utils.dcp_to_torch_save(FOLDER, 'weights.pt')",
+    ".bin": SAVE_ITS_TENSORS,
+    ".ckpt": SAVE_ITS_TENSORS,
+}
 SHOWN = 12  # checkpoints listed in an error
 HINT_PARTS = 4  # folders of a local path that may say something about the checkpoint
 MODEL_KINDS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM")
@@ -50,6 +56,8 @@ def the_checkpoint(resolved: Resolved) -> Candidate:
     :class:`CheckpointError` when there is none.
     """
     if resolved.file is not None:
+        if is_unread(resolved.file):
+            raise _no_weights(resolved.reference, [resolved.file])
         if not is_weights(resolved.file):
             raise BadReferenceError(
                 f"weights at {resolved.reference}",
@@ -160,15 +168,37 @@ def _inside(resolved: Resolved) -> list[Candidate]:
 
 def _nothing(resolved: Resolved) -> CheckpointError:
     prefix = f"{resolved.within}/" if resolved.within else ""
-    names = [name for name in resolved.names if name.startswith(prefix)]
+    unread = resolved.unread
+    if resolved.root is not None:
+        found = list_files(resolved.root / resolved.within, is_unread)
+        unread = tuple(f"{prefix}{name}" for name in found)
+    names = [name for name in (*unread, *resolved.names) if name.startswith(prefix)]
     return _no_weights(resolved.reference, [name.removeprefix(prefix) for name in names])
 
 
 def _no_weights(reference: Reference, names: Sequence[str]) -> CheckpointError:
+    if unread := [name for name in names if is_unread(name) and not is_side(Path(name).name)]:
+        return _not_read(reference, unread)
     return CheckpointError(
         f"weights at {reference}",
         f"only {', '.join(names[:SHOWN])}" if names else "no weight file",
         "A checkpoint is a folder with a config and a .safetensors (or .pt) file.",
+    )
+
+
+def _not_read(reference: Reference, names: Sequence[str]) -> CheckpointError:
+    """The error where all weights are in forms that other libraries write."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        folder, dcp, _ = name.partition(".dcp")
+        end = next((end for end in UNREAD_SUFFIXES if name.lower().endswith(end)), ".dcp")
+        kinds.setdefault(end, []).append(f"{folder}{dcp}" if dcp else name)
+    shown = list(dict.fromkeys(name for several in kinds.values() for name in several))
+    how = "; ".join(f"{end}: {CONVERT[end]}" for end in kinds)
+    return CheckpointError(
+        f"weights at {reference} as .safetensors, .npz, .pt, .pth or .pkl",
+        f"only {', '.join(shown[:SHOWN])}, a kind of file that is not read here",
+        f"Convert it to safetensors or .pt ({how}).",
     )
 
 

@@ -19,7 +19,13 @@ from saebench.evals.reconstruction import transcoder_baseline
 from saebench.loading import Checkpoint, open_checkpoint
 from saebench.metrics.definitions import DEFINITIONS, definition
 from saebench.metrics.sums import N_GROUPS
-from saebench.model_choice import check_same_tokens, locate_model, model_specs
+from saebench.model_choice import (
+    check_differences,
+    check_same_tokens,
+    locate_model,
+    model_specs,
+    with_twins,
+)
 from saebench.models import LanguageModel, Located
 from saebench.passes import (
     CALIBRATION_SEQUENCES,
@@ -138,9 +144,11 @@ def prepare(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> Run:
     }
     for name, checkpoint in checkpoints.items():
         _check_sites(name, checkpoint)
-    specs = model_specs(config, {name: item.sae.cfg for name, item in checkpoints.items()})
+    configs = {name: item.sae.cfg for name, item in checkpoints.items()}
+    specs = model_specs(config, configs)
     located = tuple(locate_model(spec, from_checkpoints=config.model is None) for spec in specs)
     check_same_tokens(located)
+    check_differences(located, configs)
     stream = _open_data(config, located[0])
     first = {"digest": located[0].digest, "dtype": specs[0].dtype}
     others = [
@@ -310,7 +318,7 @@ def _record(
     cfg = with_estimates(
         checkpoint.sae.cfg, calibration.estimated.get(target.name, {}), calibration
     )
-    cfg = with_centring(cfg, subject)
+    cfg = with_twins(with_centring(cfg, subject), parts["model"])
     measured_with = [parts["model"], *parts["model"].get("others", ())]
     named = replace(cfg, models=cfg.models or tuple(str(item["id"]) for item in measured_with))
     plain = asdict(cfg)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from saebench.config import Config, ModelSpec
 from saebench.errors import ConfigError, ModelError
 from saebench.models import Located, locate
 from saebench.models.names import hub_id
 from saebench.sae import SAEConfig
+
+DIGITS = 12  # of a digest: enough to tell two models apart
 
 
 def model_specs(config: Config, checkpoints: Mapping[str, SAEConfig]) -> tuple[ModelSpec, ...]:
@@ -70,6 +74,43 @@ def check_same_tokens(located: Sequence[Located]) -> None:
                 "their tokenizers have different vocabularies",
                 "Compare models of one family: a crosscoder needs the same tokens in all of them.",
             )
+
+
+def check_differences(located: Sequence[Located], checkpoints: Mapping[str, SAEConfig]) -> None:
+    """Check that no checkpoint reads the difference of a model and itself, which is zero everywhere.
+
+    Raises :class:`ConfigError`.
+    """
+    for name, cfg in checkpoints.items():
+        for source in cfg.reads:
+            if source.minus is None:
+                continue
+            one, other = (located[i] for i in sorted((source.model, source.minus)))
+            if one.digest == other.digest:
+                raise ConfigError(
+                    f"two models, the difference of which {name} reads",
+                    f"{one.id} and {other.id} have the same config and weights "
+                    f"(digest {one.digest[:DIGITS]})",
+                    "Give the base model and the fine-tuned one, in this order.",
+                )
+
+
+def with_twins(cfg: SAEConfig, model: Mapping[str, Any]) -> SAEConfig:
+    """The configuration with a note where models read side by side are one and the same.
+
+    ``model`` is that part of a record: the first model, and ``others``.
+    """
+    models = [model, *model.get("others", ())]
+    by_digest: dict[str, list[int]] = {}
+    for number in sorted({source.model for source in cfg.reads}):
+        by_digest.setdefault(models[number]["digest"], []).append(number)
+    notes = [
+        f"models {' and '.join(map(str, numbers))} have the same config and weights "
+        f"(digest {digest[:DIGITS]}): what is read of them is the same"
+        for digest, numbers in by_digest.items()
+        if len(numbers) > 1
+    ]
+    return replace(cfg, notes=(*cfg.notes, *notes)) if notes else cfg
 
 
 def _vocabulary(located: Located) -> dict[str, int]:

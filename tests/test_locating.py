@@ -115,6 +115,36 @@ def test_side_files_alone_are_no_checkpoint(tmp_path: Path) -> None:
         expand(f"{tmp_path}/*")
 
 
+@pytest.mark.parametrize(
+    ("name", "shown", "advice"),
+    [
+        ("sae_weights.dcp/__0_0.distcp", "sae_weights.dcp", r"\.dcp: .*dcp_to_torch_save"),
+        ("pytorch_model.bin", "pytorch_model.bin", r"\.bin: .*save_file"),
+        ("Last.CKPT", "Last.CKPT", r"\.ckpt: .*save_file"),
+    ],
+)
+def test_weights_in_a_form_that_is_not_read_are_named_with_what_to_convert_them_to(
+    tmp_path: Path, name: str, shown: str, advice: str
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    (tmp_path / "config.json").touch()
+    expected = (
+        rf"only {shown}, a kind of file that is not read here.*safetensors or \.pt \({advice}"
+    )
+    for load in (load_sae, expand):
+        with pytest.raises(CheckpointError, match=expected):
+            load(tmp_path)
+    inside = tmp_path / shown  # the folder or the file itself
+    with pytest.raises(CheckpointError, match=rf"is not read here.*\({advice}"):
+        load_sae(inside)
+
+
+def test_what_is_not_read_does_not_matter_beside_weights_that_are(runs: Path) -> None:
+    (runs / "layer_2" / "run" / "pytorch_model.bin").touch()
+    assert load_sae(runs / "layer_2").cfg.k == 4
+
+
 @pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
 @pytest.mark.parametrize("how", ["replaced", "removed"])
 def test_files_that_change_while_they_are_read_are_refused(

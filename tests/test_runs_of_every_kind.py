@@ -264,6 +264,18 @@ def test_another_limit_measures_nothing_again(
     assert "is below the gate >= 0.9999" in capsys.readouterr().out
 
 
+def test_one_model_in_the_place_of_two_is_noted(runs: Runs) -> None:
+    options = runs.options("model-crosscoder", runs.root / "out" / "twins")
+    options[1] = options[0]
+    assert cli.main(["run", str(runs.path("model-crosscoder")), *options]) == OK
+    (path,) = (runs.root / "out" / "twins" / "records").glob("*.json")
+    twins = "models 0 and 1 have the same config and weights (digest "
+    assert any(note.startswith(twins) for note in strict_json(path)["checkpoint"]["notes"])
+    assert "models 0 and 1 have the same" in (path.parents[1] / "README.md").read_text("utf-8")
+    others = runs.record("model-crosscoder")["checkpoint"]["notes"]
+    assert not any(note.startswith("models 0 and 1") for note in others)
+
+
 def test_another_setting_measures_again(runs: Runs) -> None:
     for setting in ("k=8", "k=4", "k=4"):
         assert runs.command("hand-made", f"--set={setting}", out="settings") == OK

@@ -71,6 +71,18 @@ class TestBeforeAModelIsLoaded:
         assert cli.main(["run", str(runs.path("model-crosscoder")), *options]) == USAGE
         assert "their tokenizers have different vocabularies" in capsys.readouterr().err
 
+    def test_the_difference_of_a_model_and_itself(
+        self, runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        copy = shutil.copytree(runs.models[0], tmp_path / "copy")
+        options = runs.options("difference", runs.root / "out" / "refused")
+        options[1] = f"--model={copy}"
+        assert cli.main(["run", str(runs.path("difference")), *options]) == USAGE
+        line = capsys.readouterr().err
+        assert "two models, the difference of which checkpoint reads" in line
+        assert "model and copy have the same config and weights (digest " in line
+        assert "Give the base model and the fine-tuned one" in line
+
     def test_a_misspelt_setting(self, refused: Refused) -> None:
         line = refused("difference", "--set=directon=difference_ftb")
         assert "did you mean 'direction'?" in line

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from saebench.layout.names import (
+    MODEL_FOLDER,
     STEP_FOLDER,
     in_order,
     is_companion,
     is_config_word,
+    is_run_config,
     is_side,
     is_side_config,
     is_step,
@@ -25,7 +27,8 @@ MOST_SHARED = 32  # configs that are nobody's namesake; a folder with more holds
 class Beside:
     """The files beside the weights of a folder, looked up once for all of them.
 
-    ``root`` is the folder that has the configs: the weights' own, or one above a folder of steps.
+    ``root`` is the folder that has the configs: the weights' own, or one above a folder of steps or of
+    a model that a run left below what it says of itself.
     """
 
     def __init__(self, folder: str, folders: Folders, mine: Sequence[str] = ()) -> None:
@@ -41,8 +44,9 @@ class Beside:
         self._own: dict[str, list[str]] = {}
         self._shared: list[str] = []
         self._lent: list[str] = []
-        for config in filter(is_config, folders[self.root]):
-            named = [name for stem in namesakes(config) for name in owners.get(stem, ())]
+        for config in _configs(folder, self.root, folders):
+            base = config.rpartition("/")[2]
+            named = [name for stem in namesakes(base) for name in owners.get(stem, ())]
             for name in named:
                 self._own.setdefault(name, []).append(config)
             if not named:
@@ -67,8 +71,8 @@ class Beside:
 
 
 def is_below_its_config(folder_name: str, direct: Sequence[str]) -> bool:
-    """Whether the config of what a folder holds is to be looked for in the folder above it."""
-    return bool(STEP_FOLDER.fullmatch(folder_name)) and not any(map(is_config, direct))
+    """Whether a config of what a folder holds is to be looked for in the folder above it."""
+    return folder_name == MODEL_FOLDER or _is_of_steps(folder_name, direct)
 
 
 def is_config(name: str) -> bool:
@@ -76,8 +80,26 @@ def is_config(name: str) -> bool:
     return not is_weights(name) and not is_side_config(name)
 
 
+def _is_of_steps(folder_name: str, direct: Sequence[str]) -> bool:
+    return bool(STEP_FOLDER.fullmatch(folder_name)) and not any(map(is_config, direct))
+
+
 def _root(folder: str, folders: Folders) -> str:
+    above, _, last = folder.rpartition("/")
+    if last == MODEL_FOLDER:
+        return above if any(map(is_run_config, folders.get(above, ()))) else folder
     at = folder
-    while at and is_below_its_config(at.rpartition("/")[2], folders.get(at, ())):
+    while at and _is_of_steps(at.rpartition("/")[2], folders.get(at, ())):
         at = at.rpartition("/")[0]
     return at if any(map(is_config, folders.get(at, ()))) else folder
+
+
+def _configs(folder: str, root: str, folders: Folders) -> list[str]:
+    """The configs of what lies in a folder, relative to the root: its own, and those of its run."""
+    own = [name for name in folders[folder] if is_config(name) or is_run_config(name)]
+    if root == folder:
+        return own
+    if folder.rpartition("/")[2] != MODEL_FOLDER:
+        return [name for name in folders[root] if is_config(name) or is_run_config(name)]
+    below = [f"{MODEL_FOLDER}/{name}" for name in own]
+    return [*below, *filter(is_run_config, folders[root])]

@@ -26,6 +26,9 @@ _SIDE_CONFIG = re.compile(
     | .*dashboard.*""",
     re.VERBOSE,
 )
+# What a run says of itself, of which one may have a name as reports do.
+_RUN_CONFIG = re.compile(r"(training_(config|metrics)|trainer_config)\.(json|ya?ml)", re.IGNORECASE)
+MODEL_FOLDER = "dictionary_model"  # weights and their config, in the folder of the run's own
 MODEL_CONFIGS = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 # Where a run keeps its steps: a folder of them, and the folder of one.
@@ -98,6 +101,11 @@ def is_companion(name: str) -> bool:
 def is_side_config(name: str) -> bool:
     """Whether a JSON or YAML file says nothing about how to read the weights beside it."""
     return bool(_SIDE_CONFIG.fullmatch(name.lower().rpartition(".")[0]))
+
+
+def is_run_config(name: str) -> bool:
+    """Whether a JSON or YAML file says how the run was made that left the weights beside or below it."""
+    return bool(_RUN_CONFIG.fullmatch(name))
 
 
 def is_step(name: str) -> bool:

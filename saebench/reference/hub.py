@@ -11,7 +11,7 @@ from saebench.files import check_inside, is_allowed, list_files
 from saebench.reference.grammar import COMMIT, Reference
 from saebench.reference.hub_errors import with_retries
 from saebench.reference.resolved import Resolved
-from saebench.weights import is_weights
+from saebench.weights import is_unread, is_weights
 
 TIMEOUT = 30.0  # seconds for a listing, which of a repository of thousands of files takes some
 TRANSIENT = ("TimeoutException", "NetworkError", "RemoteProtocolError")
@@ -50,6 +50,7 @@ def resolve_hub(reference: Reference, endpoint: str | None, cache: Path | None) 
         commit=commit,
         within=reference.path,
         file=file,
+        unread=tuple(filter(is_unread, siblings)),
         sizes={name: int(siblings[name].size or 0) for name in names},
         checksums={name: sum_ for name in names if (sum_ := _checksum(siblings[name]))},
         endpoint=endpoint,
@@ -121,11 +122,12 @@ def _checksum(sibling: Any) -> str | None:
 
 def _at(reference: Reference, every: Iterable[str]) -> tuple[tuple[str, ...], str | None]:
     """The allowed names of a repository, and the file referenced; an error where nothing is there."""
+    every = tuple(every)
     names = tuple(sorted(name for name in every if is_allowed(name)))
-    path = reference.path
-    if path in names:
+    path, unread = reference.path, tuple(filter(is_unread, every))
+    if path in names or path in unread:
         return names, path
-    if not any(not path or name.startswith(f"{path}/") for name in names):
+    if not any(not path or name.startswith(f"{path}/") for name in (*names, *unread)):
         tops = sorted({name.split("/")[0] for name in names})
         shown = ", ".join(tops[:12]) + (", …" if len(tops) > 12 else "")
         raise BadReferenceError(

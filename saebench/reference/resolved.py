@@ -16,7 +16,8 @@ class Resolved:
     ``names`` are relative to the folder that ``base`` refers to (on the hub the repository), ``within``
     is the folder referenced, ``file`` the file if it is one. ``commit`` is the 40-hex revision on the
     hub. ``root`` is the local folder; None while the files are only on the hub. ``sizes`` (bytes) and
-    ``checksums`` are what the hub says about each file.
+    ``checksums`` are what the hub says about each file. ``unread`` are weights there that no reader here
+    is for.
     """
 
     reference: Reference
@@ -27,6 +28,7 @@ class Resolved:
     within: str = ""
     file: str | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
     checksums: Mapping[str, str] = field(default_factory=dict)
     endpoint: str | None = None
     cache: Path | None = None

@@ -10,10 +10,12 @@ from saebench.weights import npz_file, safetensors_file
 from saebench.weights.float32 import count_not_finite, float32_rows
 from saebench.weights.kinds import (
     PICKLE_SUFFIXES,
+    UNREAD_SUFFIXES,
     WEIGHT_SUFFIXES,
     TensorInfo,
     dtype_name,
     is_pickle,
+    is_unread,
     is_weights,
     refuse_pickle,
 )
@@ -24,6 +26,7 @@ from saebench.weights.torch_file import read_content
 
 __all__ = [
     "PICKLE_SUFFIXES",
+    "UNREAD_SUFFIXES",
     "WEIGHT_SUFFIXES",
     "Opened",
     "StateDict",
@@ -33,6 +36,7 @@ __all__ = [
     "dtype_name",
     "float32_rows",
     "is_pickle",
+    "is_unread",
     "is_weights",
     "keep",
     "read_header",

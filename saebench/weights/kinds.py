@@ -11,6 +11,8 @@ from saebench.errors import UnsafeFileError
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pkl.gz")
 WEIGHT_SUFFIXES = (".safetensors", ".npz", *PICKLE_SUFFIXES)
+UNREAD_SUFFIXES = (".dcp", ".bin", ".ckpt")  # of weights that other libraries write
+_SHARD = ".distcp"  # of which the folders named .dcp are made
 
 
 class TensorInfo(NamedTuple):
@@ -28,6 +30,14 @@ def is_pickle(name: str) -> bool:
 def is_weights(name: str) -> bool:
     """Whether the suffix is one that holds tensors."""
     return name.lower().endswith(WEIGHT_SUFFIXES)
+
+
+def is_unread(name: str) -> bool:
+    """Whether a path is of weights, or of a part of some, in a form that is not read here."""
+    parts = name.lower().rstrip("/").split("/")
+    return parts[-1].endswith((*UNREAD_SUFFIXES, _SHARD)) or any(
+        part.endswith(UNREAD_SUFFIXES[0]) for part in parts
+    )
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -8,7 +8,6 @@ since that family has no package that could be installed.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from saebench.loading import load_sae
 from saebench.sae import Dictionary
+from tests.adapters.goldens import GOLDEN, given, golden_parameters
 
 ORACLES = Path(__file__).parents[1] / "oracles"
 SCRIPTS = sorted(ORACLES.glob("make_*.py"))
@@ -60,21 +60,6 @@ def cases(root: Path) -> Iterator[Path]:
     return (item for item in sorted(root.iterdir()) if item.is_dir() and item.name != "expected")
 
 
-def golden_cases() -> list[object]:
-    return [
-        pytest.param(path, id=f"{family.name}-{path.name}")
-        for family in sorted((ORACLES / "golden").iterdir())
-        for path in cases(family)
-    ]
-
-
-def load(path: Path) -> Dictionary:
-    """The checkpoint, with what the user has to say about it."""
-    written = path.parent / "settings.json"
-    given = json.loads(written.read_text()).get(path.name, {}) if written.exists() else {}
-    return load_sae(path, allow_pickle=True, **given)
-
-
 def assert_close(found: Tensor, expected: Tensor) -> None:
     worst = float((found - expected).abs().max())
     assert worst <= TOLERANCE * float(expected.abs().max()), f"worst difference {worst:.3g}"
@@ -106,9 +91,9 @@ def assert_sparse_is_dense(sae: Dictionary, expected: dict[str, Tensor]) -> None
     assert_close(output, expected["output"].reshape(-1, sae.cfg.width_out))
 
 
-@pytest.mark.parametrize("path", golden_cases())
+@pytest.mark.parametrize("path", golden_parameters())
 def test_codes_and_reconstruction_equal_the_stored_output_of_the_peer(path: Path) -> None:
-    sae = load(path)
+    sae = load_sae(path, **given(path))
     expected = load_file(path.parent / "expected" / f"{path.name}.safetensors")
     assert_parity(sae, expected)
     assert_sparse_is_dense(sae, expected)
@@ -132,7 +117,7 @@ def test_codes_and_reconstruction_equal_the_installed_peer_on_every_combination(
     for path in found:
         expected = load_file(tmp_path / "expected" / f"{path.name}.safetensors")
         try:
-            sae = load(path)
+            sae = load_sae(path, **given(path))
             assert_parity(sae, expected)
             assert_sparse_is_dense(sae, expected)
         except AssertionError as error:
@@ -141,4 +126,4 @@ def test_codes_and_reconstruction_equal_the_installed_peer_on_every_combination(
 
 def test_every_family_has_golden_files_and_a_script_that_makes_them() -> None:
     made = {script.stem.removeprefix("make_") for script in SCRIPTS}
-    assert made == {family.name for family in (ORACLES / "golden").iterdir()}
+    assert made == {family.name for family in GOLDEN.iterdir()}

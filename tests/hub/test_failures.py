@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from saebench.errors import BadReferenceError, HubError
+from saebench.errors import BadReferenceError, CheckpointError, HubError
 from saebench.loading import load_sae, open_checkpoint
 from saebench.reference import fetch, parse_reference, resolve
 from saebench.reference.hub_errors import redacted
@@ -121,6 +121,13 @@ class TestWhatStays:
             BadReferenceError, match=r"layer_9.*the repository has layer_1, layer_2\."
         ):
             load_sae("hf:org/two:layer_9")
+
+    @pytest.mark.parametrize("path", ["", ":layer_1", ":layer_1/w.dcp", ":layer_1/b.bin"])
+    def test_weights_in_a_form_that_is_not_read(self, hub: FakeHub, path: str) -> None:
+        names = ("layer_1/w.dcp/__0_0.distcp", "layer_1/b.bin", "layer_1/config.json")
+        hub.push("org/unread", dict.fromkeys(names, b"{}"))
+        with pytest.raises(CheckpointError, match="is not read here"):
+            load_sae(f"hf:org/unread{path}")
 
     def test_a_file_that_is_gone_although_it_is_listed(self, hub: FakeHub) -> None:
         hub.fail(WEIGHTS, method="HEAD", status=404, headers={"X-Error-Code": "EntryNotFound"})

@@ -224,7 +224,16 @@ PUBLISHED: dict[str, tuple[list[str], dict[str, set[str]]]] = {
     "diffing-toolkit": (
         below("layer_13/run-k100/dictionary_model", "config.json", "model.safetensors")
         + below("layer_13/run-k100", "training_config.yaml", "training_metrics.json"),
-        all_in("layer_13/run-k100/dictionary_model", names=("config.json", "model.safetensors")),
+        {
+            "layer_13/run-k100/dictionary_model": {
+                *below("layer_13/run-k100", "training_config.yaml", "training_metrics.json"),
+                *below("layer_13/run-k100/dictionary_model", "config.json", "model.safetensors"),
+            }
+        },
+    ),
+    "diffing-toolkit, as it is pushed": (
+        ["config.json", "model.safetensors", "trainer_config.json", "training_metrics.json"],
+        {"": {"config.json", "model.safetensors", "trainer_config.json", "training_metrics.json"}},
     ),
     "canrager/temporalSAEs": (
         below("gemma-2-2B/layer_12/temporal", "conf.yaml", "latest_ckpt.safetensors"),

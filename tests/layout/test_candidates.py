@@ -92,6 +92,27 @@ class TestSteps:
         assert candidates(names, "checkpoints") == found
 
 
+class TestAModelBelowItsRun:
+    MODEL = tuple(below("run/dictionary_model", "config.json", "model.safetensors"))
+
+    @pytest.mark.parametrize("named", ["training_config.yaml", "training_metrics.json"])
+    def test_it_has_what_the_run_says_of_itself_and_nothing_else_of_the_folder_above(
+        self, named: str
+    ) -> None:
+        (found,) = candidates([*self.MODEL, f"run/{named}", "run/results.json", "run/cfg.json"])
+        assert (found.path, found.folder) == ("run/dictionary_model", "run")
+        assert found.configs == ("dictionary_model/config.json", named)
+        assert found.weights == ("dictionary_model/model.safetensors",)
+
+    def test_without_a_run_above_it_is_a_folder_like_any_other(self) -> None:
+        (found,) = candidates([*self.MODEL, "run/cfg.json"])
+        assert (found.folder, found.names) == (found.path, ("config.json", "model.safetensors"))
+
+    def test_a_report_is_no_config_of_a_folder_of_steps(self) -> None:
+        names = ["run/config.json", *below("run/checkpoints", "ae_1.pt", "training_metrics.json")]
+        assert candidate_of_file(names, "run/checkpoints/ae_1.pt").configs == ("config.json",)
+
+
 class TestNesting:
     def test_nothing_inside_the_folder_of_a_checkpoint_is_listed(self) -> None:
         names = ["a/cfg.json", "a/sae.safetensors", "a/analysis/x.pt", "a/seed2/sae.safetensors"]
@@ -117,6 +138,8 @@ PART = st.sampled_from(
     [
         "checkpoints",
         "layer_1",
+        "dictionary_model",
+        "training_metrics.json",
         "step_5",
         "ae.pt",
         "ae_1.pt",

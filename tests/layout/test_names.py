@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from saebench.layout.names import is_side, is_side_config, is_step, namesakes, stems_of
+from saebench.layout.names import (
+    is_run_config,
+    is_side,
+    is_side_config,
+    is_step,
+    namesakes,
+    stems_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +77,20 @@ def test_what_may_be_a_dictionary_is_no_side_file(name: str) -> None:
 )
 def test_configs_that_a_format_reads_are_kept(name: str) -> None:
     assert not is_side_config(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("training_config.yaml", True),
+        ("training_metrics.json", True),
+        ("trainer_config.json", True),
+        ("metrics.json", False),
+        ("config.json", False),
+    ],
+)
+def test_what_a_run_says_of_itself_is_known_by_its_name(name: str, expected: bool) -> None:
+    assert is_run_config(name) is expected
 
 
 @pytest.mark.parametrize(

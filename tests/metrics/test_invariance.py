@@ -133,7 +133,10 @@ def test_shards_do_not_matter_nor_the_order_in_which_they_are_merged(seed, shard
 
 def test_every_metric_of_the_catalogue_was_there_but_for_the_random_sae():
     found = sums_of(stream_of(0), np.arange(N)).measurements()
-    assert {one.name for one in found.values()} == set(DEFINITIONS) - {"fve_random_init", "fve_lowest_reading"}
+    assert {one.name for one in found.values()} == set(DEFINITIONS) - {
+        "fve_random_init",
+        "fve_lowest_reading",
+    }
     for measured in found.values():
         assert measured.value is not None, measured
         low, high = DEFINITIONS[measured.name].range
