@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from saebench.adapters.dictionary_learning import run as dictionary_learning
 from saebench.adapters.reading.choices import Choices
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
-from saebench.loading import load_sae
+from saebench.loading import expand, load_sae, open_checkpoint
 from saebench.sae import SAE
 from saebench.sae.normalization import Affine
 
@@ -199,6 +199,88 @@ class TestDirection:
         (tmp_path / "training_metrics.json").write_text('{"target": "sum"}')
         found = message(folder(tmp_path))
         assert "training_metrics.json: target (one of base, ft, difference_ftb" in found
+
+
+class TestTheFolderThatARunLeaves:
+    """Weights and config in ``dictionary_model``, and one folder above it what the run says of itself."""
+
+    CONFIG = "diffing:\n  method:\n    training:\n      target: {}\n      k: 6\n"
+    METRICS: ClassVar[dict[str, Any]] = {
+        "layer": 9,
+        "training_mode": "sae_difference",
+        "model_type": "batch-top-k-sae-difference",
+        "last_eval_logs": {"loss": float("nan")},
+    }
+
+    def run(self, root: Path, config: str | None, metrics: dict[str, Any] | None) -> Path:
+        run = root / "sae_difference" / "layer_9" / "gemma2_2B-cake-L9-k6"
+        folder(run / "dictionary_model")
+        if config is not None:
+            (run / "training_config.yaml").write_text(self.CONFIG.format(config))
+        if metrics is not None:
+            (run / "training_metrics.json").write_text(json.dumps(self.METRICS | metrics))
+        return run
+
+    @pytest.mark.parametrize(
+        "inside",
+        ["", "dictionary_model", "dictionary_model/model.safetensors"],
+    )
+    @pytest.mark.parametrize(
+        ("config", "metrics", "file"),
+        [
+            ("difference_bft", {}, "training_config.yaml: diffing.method.training.target"),
+            (None, {"target": "difference_bft"}, "training_metrics.json: target"),
+        ],
+    )
+    def test_its_direction_and_layer_are_read_from_the_files_of_the_run(
+        self,
+        tmp_path: Path,
+        inside: str,
+        config: str | None,
+        metrics: dict[str, Any],
+        file: str,
+    ) -> None:
+        found = open_checkpoint(self.run(tmp_path, config, metrics) / inside)
+        cfg = found.sae.cfg
+        assert cfg.difference == "0-1"
+        assert cfg.facts["difference"].how == "file"
+        assert cfg.facts["difference"].source.startswith(file)
+        assert cfg.site == "blocks.9.hook_resid_post"
+        assert "training_metrics.json: layer" in cfg.facts["site"].source
+        assert set(found.digests) == {
+            "dictionary_model/config.json",
+            "dictionary_model/model.safetensors",
+            "training_metrics.json",
+            *(["training_config.yaml"] if config else []),
+        }
+        assert found.claim.evidence[0].startswith("dictionary_model/config.json: activation_dim")
+
+    def test_its_codes_are_those_of_the_same_files_alone(self, tmp_path: Path) -> None:
+        run, x = self.run(tmp_path, "difference_bft", {}), torch.randn(5, D) * 3
+        alone = load_sae(folder(tmp_path / "alone"))
+        assert torch.equal(load_sae(run).encode(x), alone.encode(x))
+
+    def test_without_the_files_of_the_run_the_path_is_a_hint(self, tmp_path: Path) -> None:
+        cfg = load_sae(self.run(tmp_path, None, None) / "dictionary_model").cfg
+        assert (cfg.difference, cfg.site) == ("1-0", "blocks.9.hook_resid_post")
+        assert cfg.facts["difference"].how == "assumed"
+
+    def test_each_run_of_a_folder_is_listed_once(self, tmp_path: Path) -> None:
+        run = self.run(tmp_path, "difference_ftb", {})
+        (reference,) = expand(tmp_path)
+        assert reference.path == str(run / "dictionary_model")
+
+    def test_metrics_beside_the_weights_are_read_as_well(self, tmp_path: Path) -> None:
+        text = json.dumps(self.METRICS | {"target": "difference_bft"})
+        (folder(tmp_path) / "training_metrics.json").write_text(text)
+        cfg = load_sae(tmp_path).cfg
+        assert (cfg.difference, cfg.facts["difference"].how) == ("0-1", "file")
+
+    def test_other_files_above_belong_to_something_else(self, tmp_path: Path) -> None:
+        run = self.run(tmp_path, "difference_ftb", {})
+        (run / "config.json").write_text('{"model_type": "gemma"}')
+        found = open_checkpoint(run / "dictionary_model")
+        assert "config.json" not in found.files.names
 
 
 class TestNormaliser:

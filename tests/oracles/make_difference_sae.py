@@ -2,7 +2,8 @@
 
 The forks are not on the package index, so any Python with torch runs this. Options and output as in
 make_saelens.py. ``BatchTopKSAE`` on differences of two models is the common one; its normaliser lies in
-buffers, and ``target_rms`` in the config is the default of the class whatever the buffer holds.
+buffers, and ``target_rms`` in the config is the default of the class whatever the buffer holds. Runs of
+the forks hold the same buffers beside the trainer's ``config.json``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 LIBRARY = None
 K = 4
 TARGET_RMS = 100.0
+THRESHOLDS = {"global": 60.0, "per_dimension": 3.0, "nan": 0.3, "none": 0.3}  # a part is below
 Rule = Callable[[Tensor], Tensor]
 
 
@@ -36,6 +38,8 @@ def linear(d_in: int, d_sae: int) -> dict[str, Tensor]:
 class Case:
     """One checkpoint: its tensors and arguments, and how it encodes and decodes."""
 
+    weights = "model.safetensors"
+
     def __init__(self, d_in: int, d_sae: int, **arguments: Any) -> None:
         self.arguments = {"activation_dim": d_in, "dict_size": d_sae, **arguments}
         self.tensors: dict[str, Tensor] = {}
@@ -47,6 +51,11 @@ class Case:
     def decode(self, f: Tensor) -> Tensor:
         raise TypeError
 
+    def save(self, path: Path) -> None:
+        tensors = {key: value.contiguous() for key, value in self.tensors.items()}
+        save_file(tensors, path / self.weights)
+        (path / "config.json").write_text(json.dumps(self.arguments, indent=2))
+
 
 class Difference(Case):
     def __init__(self, d_in: int, d_sae: int, buffers: str, dict_class: bool = False) -> None:
@@ -54,7 +63,7 @@ class Difference(Case):
         super().__init__(d_in, d_sae, k=K, **nothing, target_rms=1.0, encoder_init_norm=1.0)
         if dict_class:
             self.arguments["dict_class"] = "BatchTopKSAE"
-        threshold = 0.3 if buffers in ("nan", "none") else 3.0
+        threshold = THRESHOLDS[buffers]
         self.tensors = linear(d_in, d_sae) | {
             "encoder.bias": torch.randn(d_sae) * threshold / 3,
             "b_dec": torch.randn(d_in) * 0.2,
@@ -92,6 +101,30 @@ class Difference(Case):
     def decode(self, f: Tensor) -> Tensor:
         w = self.tensors
         return self.denormalize(f @ w["decoder.weight"].T + w["b_dec"])
+
+
+class Run(Difference):
+    """The same class as the forks' training loop saves it, its k in the config that of the start."""
+
+    def __init__(self, d_in: int, d_sae: int, buffers: str, weights: str) -> None:
+        super().__init__(d_in, d_sae, buffers)
+        self.weights = weights
+
+    def save(self, path: Path) -> None:
+        prefix = "_orig_mod." if self.weights.startswith("checkpoint") else ""  # as compiled
+        torch.save({f"{prefix}{k}": v for k, v in self.tensors.items()}, path / self.weights)
+        trainer = {
+            "dict_class": "BatchTopKSAE",
+            "trainer_class": "BatchTopKTrainer",
+            "activation_dim": self.d_in,
+            "dict_size": self.d_sae,
+            "k": 9,
+            "k_initial": 9,
+            "layer": 1,
+            "lm_name": "org/tuned-org/base",
+            "steps": 1000,
+        }
+        (path / "config.json").write_text(json.dumps({"trainer": trainer}, indent=2))
 
 
 class Gated(Case):
@@ -140,6 +173,9 @@ def cases(d_in: int, d_sae: int) -> Iterator[tuple[str, Case]]:
         yield buffers, Difference(d_in, d_sae, buffers, dict_class=buffers == "nan")
     yield "gated", Gated(d_in, d_sae)
     yield "jumprelu", JumpRelu(d_in, d_sae)
+    yield "run_global", Run(d_in, d_sae, "global", "model_final.pt")
+    yield "run_per_dimension", Run(d_in, d_sae, "per_dimension", "checkpoint_500.pt")
+    yield "run_nan", Run(d_in, d_sae, "nan", "ae.pt")
 
 
 def main() -> None:
@@ -155,11 +191,7 @@ def main() -> None:
     for name, case in cases(options.d_in, options.d_sae):
         path = options.out / name
         path.mkdir()
-        save_file(
-            {key: value.contiguous() for key, value in case.tensors.items()},
-            path / "model.safetensors",
-        )
-        (path / "config.json").write_text(json.dumps(case.arguments, indent=2))
+        case.save(path)
         x = torch.randn(options.rows, options.d_in) * 2 + 0.5
         codes = case.encode(x)
         decoded = case.decode(codes)

@@ -9,6 +9,7 @@ output are denormalised again.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ K = 4
 SITES = [f"blocks.{layer}.hook_resid_post" for layer in (1, 3, 6)]
 IN = [f"blocks.{layer}.hook_resid_mid" for layer in range(3)]
 OUT = [f"blocks.{layer}.hook_mlp_out" for layer in range(3)]
+GIVEN = (0.3, 0.5, 0.7)  # scales that the user gives in place of the stored averages
 
 
 def models(d_in: int, d_sae: int) -> Iterator[tuple[str, SparseDictionary]]:
@@ -58,6 +60,13 @@ def models(d_in: int, d_sae: int) -> Iterator[tuple[str, SparseDictionary]]:
         "clt-relu-plain": {"act_fn": "relu", "sparsity_include_decoder_norm": False},
     }.items():
         config = CLTConfig(**base, hook_points_in=IN, hook_points_out=OUT, **more)
+        yield name, CrossLayerTranscoder(config)
+    for name, more in {
+        "clt-same-relu": {"act_fn": "relu"},
+        "clt-same-jumprelu-tokenwise": {"act_fn": "jumprelu", "norm_activation": "token-wise"},
+        "clt-same-topk-given": {"act_fn": "topk"},
+    }.items():
+        config = CLTConfig(**base, hook_points_in=SITES, hook_points_out=SITES, **more)
         yield name, CrossLayerTranscoder(config)
 
 
@@ -111,6 +120,10 @@ def main() -> None:
             folder = options.out / name
             model.save_pretrained(folder, fold_activation_scale=name.endswith("-folded"))
             model.cfg.save_hyperparameters(folder)
+            if name.endswith("-given"):
+                scales = zip(SITES, GIVEN, strict=True)
+                norms = {hook: options.d_in**0.5 / scale for hook, scale in scales}
+                model.set_dataset_average_activation_norm(norms)
             n = len(model.cfg.hooks_in)
             shape = (options.rows, options.d_in) if n == 1 else (options.rows, n, options.d_in)
             found = run(model, torch.randn(shape) * 2 + 0.5)
@@ -118,6 +131,10 @@ def main() -> None:
             {key: value.contiguous() for key, value in found.items()},
             options.out / "expected" / f"{name}.safetensors",
         )
+    settings = {"input_scale": ",".join(map(str, GIVEN))}
+    (options.out / "settings.json").write_text(
+        json.dumps({"clt-same-topk-given": {"settings": settings}}, indent=2) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from saebench.adapters.dictionary_learning.files import (
     dict_class,
     header_of,
     is_crosscoder,
+    place_of,
     weight_file,
 )
 from saebench.adapters.dictionary_learning.gate import read_gate
@@ -49,7 +50,8 @@ def sniff(files: CheckpointFiles) -> Claim | None:
     ]
     if named := dict_class(files):
         evidence.append(f"{named[1]} {named[0]!r:.80}")
-    configs = (CONFIG_FILE,) if CONFIG_FILE in files.names else ()
+    config = place_of(files.names, CONFIG_FILE)
+    configs = () if config is None else (config,)
     return Claim(FORMAT, tuple(evidence), (weights,), (*configs, *run_files(files)))
 
 

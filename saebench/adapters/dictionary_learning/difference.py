@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from saebench.adapters.dictionary_learning.files import CONFIG_FILE, TRAINER_FILE
+from saebench.adapters.dictionary_learning.files import CONFIG_FILE, TRAINER_FILE, place_of
 from saebench.adapters.dictionary_learning.trainer import hinted_site, hook_point
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.fields import Fields
@@ -25,8 +25,9 @@ _SKIPPED = re.compile(r"-s(\d{1,3})(?=-|$)")
 
 
 def run_files(files: CheckpointFiles) -> tuple[str, ...]:
-    """The files beside the weights that say how the run was made."""
-    return tuple(name for name in (TRAINER_FILE, *RUN_FILES) if name in files.names)
+    """The files beside the weights, or above their folder, that say how the run was made."""
+    places = (place_of(files.names, name) for name in (TRAINER_FILE, *RUN_FILES))
+    return tuple(path for path in places if path is not None)
 
 
 def run_fields(files: CheckpointFiles) -> list[Fields]:

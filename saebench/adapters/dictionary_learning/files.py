@@ -2,7 +2,8 @@
 
 Three adapters share the folder layouts, and none may claim what is another's: crosscoders have an
 encoder of three dimensions, folders for the hub keep the class's arguments at the top of the config,
-runs name their class under ``trainer``.
+runs name their class under ``trainer``. Weights and config lie together, or together in a folder
+``dictionary_model`` below the files of the run (diffing-toolkit).
 """
 
 from __future__ import annotations
@@ -15,23 +16,35 @@ from saebench.files import CheckpointFiles
 from saebench.weights import TensorInfo, is_pickle, is_weights
 
 CONFIG_FILE = "config.json"
+MODEL_FOLDER = "dictionary_model"
 TRAINER_FILE = "trainer_config.json"
 WEIGHT_FILES = ("ae.safetensors", "model.safetensors", "ae.pt", "model_final.pt", "ae_final.pt")
 CROSSCODERS = ("CrossCoder", "BatchTopKCrossCoder")
 ENCODER, DECODER = "encoder.weight", "decoder.weight"
 
 
+def place_of(names: tuple[str, ...], name: str) -> str | None:
+    """Where a file lies: in the folder of the model, or beside the weights; None where it is not."""
+    return next((path for path in (f"{MODEL_FOLDER}/{name}", name) if path in names), None)
+
+
+def config_of(files: CheckpointFiles) -> Fields | None:
+    """What ``config.json`` says; None where there is none."""
+    config = place_of(files.names, CONFIG_FILE)
+    return None if config is None else Fields(config, files.json(config))
+
+
 def weight_file(names: tuple[str, ...]) -> str | None:
     """The library's own file name, or the only weight file there is."""
-    own = next((name for name in WEIGHT_FILES if name in names), None)
+    own = next((path for name in WEIGHT_FILES if (path := place_of(names, name))), None)
     weights = [name for name in names if is_weights(name)]
     return own or (weights[0] if len(weights) == 1 else None)
 
 
 def dict_class(files: CheckpointFiles) -> tuple[str, str] | None:
     """The class that a config names and where it does so (``config.json: trainer.dict_class``)."""
-    for name in (CONFIG_FILE, TRAINER_FILE):
-        fields = Fields(name, files.json(name) if name in files.names else {})
+    for name in filter(None, (place_of(files.names, own) for own in (CONFIG_FILE, TRAINER_FILE))):
+        fields = Fields(name, files.json(name))
         for key in ("trainer.dict_class", "dict_class"):
             value = fields.value(key)
             if isinstance(value, str):

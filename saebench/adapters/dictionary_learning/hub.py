@@ -26,6 +26,7 @@ from saebench.adapters.dictionary_learning.classes import (
 from saebench.adapters.dictionary_learning.difference import run_facts, run_fields, run_files
 from saebench.adapters.dictionary_learning.files import (
     CONFIG_FILE,
+    config_of,
     dict_class,
     header_of,
     is_crosscoder,
@@ -59,9 +60,9 @@ ACTIVATIONS = {"topk": "AutoEncoderTopK", "batchtopk": "BatchTopKSAE"}
 def sniff(files: CheckpointFiles) -> Claim | None:
     """A claim on a config with the arguments of a class at its top, and weights beside it."""
     weights = weight_file(files.names)
-    if CONFIG_FILE not in files.names or weights is None:
+    fields = config_of(files)
+    if fields is None or weights is None:
         return None
-    fields = Fields(CONFIG_FILE, files.json(CONFIG_FILE))
     if not all(key in fields for key in ARGUMENTS) or "trainer.dict_class" in fields:
         return None
     if is_crosscoder(files, weights):
@@ -69,16 +70,16 @@ def sniff(files: CheckpointFiles) -> Claim | None:
     header = header_of(files, weights)
     if header and dict_class(files) is None and _class_of(fields, weights, set(header)) is None:
         return None
-    evidence = [f"{CONFIG_FILE}: {', '.join(ARGUMENTS)} at the top"]
+    evidence = [f"{fields.file}: {', '.join(ARGUMENTS)} at the top"]
     evidence += [
         f"{weights}: {key} {list(header[key].shape)}" for key in (LINEAR, MATRICES) if key in header
     ]
-    return Claim(FORMAT, tuple(evidence), (weights,), (CONFIG_FILE, *run_files(files)))
+    return Claim(FORMAT, tuple(evidence), (weights,), (fields.file, *run_files(files)))
 
 
 def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     """The SAE; raises :class:`CheckpointError` where config and tensors contradict each other."""
-    fields = Fields(CONFIG_FILE, files.json(CONFIG_FILE))
+    fields = Fields(claim.config, files.json(claim.config))
     content = files.state_dict(claim.weight)
     tensors = Tensors(claim.weight, content)
     name = _class_name(files, fields, tensors, choices)
@@ -90,7 +91,7 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     number = None if k is None else k.value
     parts = kind.read(Stored(tensors, d_in.value, d_sae.value, k=number, threshold=threshold))
     groups = group_sizes(tensors, d_sae.value)
-    tensors.ignore({"k", "threshold"})
+    tensors.ignore({"k", "threshold"} if kind.needs_k else ())
     subtracts = subtracts_b_dec(kind, name, choices)
     run = run_fields(files)
     places, place_notes = run_facts(files, run, choices)

@@ -4,6 +4,7 @@ The class has to be named: files of ``AutoEncoderTopK`` and ``BatchTopKSAE`` hol
 Where training divided activations by a ``norm_factor``, biases and thresholds are multiplied by it before
 a run's final file and its ``checkpoints/ae_STEP.pt`` are written, so that these take raw activations. The
 backup of a run that goes on holds them as they are, beside the factor; then it is done here.
+Runs of forks may hold a normaliser in buffers instead, which is no part of the biases.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from saebench.adapters.dictionary_learning.classes import (
     gate_notes,
     group_sizes,
 )
-from saebench.adapters.dictionary_learning.files import CONFIG_FILE, is_crosscoder, weight_file
+from saebench.adapters.dictionary_learning.files import config_of, is_crosscoder, weight_file
+from saebench.adapters.dictionary_learning.normalizer import KEYS, Normalizer, read_normalizer
 from saebench.adapters.dictionary_learning.trainer import check_k, settle_k, site_facts, step_of
 from saebench.adapters.reading.batch_gate import given_threshold
 from saebench.adapters.reading.choices import Choices
@@ -37,14 +39,15 @@ SCALED = ("gated", "jumprelu")  # classes whose codes a fork multiplies by decod
 
 def sniff(files: CheckpointFiles) -> Claim | None:
     """A claim when ``config.json`` names a dictionary class and weights lie beside it."""
-    if CONFIG_FILE not in files.names:
-        return None
-    dict_class = Fields(CONFIG_FILE, files.json(CONFIG_FILE)).value("trainer.dict_class")
+    fields = config_of(files)
+    dict_class = None if fields is None else fields.value("trainer.dict_class")
     weights = weight_file(files.names)
-    if not isinstance(dict_class, str) or weights is None or is_crosscoder(files, weights):
+    if fields is None or not isinstance(dict_class, str) or weights is None:
         return None
-    evidence = (f"{CONFIG_FILE}: trainer.dict_class {dict_class!r:.80}", f"weights {weights}")
-    return Claim(FORMAT, evidence, (weights,), (CONFIG_FILE,))
+    if is_crosscoder(files, weights):
+        return None
+    evidence = (f"{fields.file}: trainer.dict_class {dict_class!r:.80}", f"weights {weights}")
+    return Claim(FORMAT, evidence, (weights,), (fields.file,))
 
 
 def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
@@ -60,6 +63,7 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     k, notes = _k(fields, tensors, kind, choices, d_sae.value)
     unit, unit_notes = _unit(claim.weight, content)
     threshold = given_threshold(choices) if kind.batch else None
+    normalizer = read_normalizer(tensors, fields, choices, d_in.value)
     stored = Stored(
         tensors,
         d_in.value,
@@ -70,7 +74,7 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     )
     parts = kind.read(stored)
     groups = group_sizes(tensors, d_sae.value)
-    tensors.ignore({"k", "threshold"})
+    tensors.ignore({"k", "threshold"} if kind.needs_k else ())
     subtracts = subtracts_b_dec(kind, name, choices)
     step, step_notes = _step(claim.weight, content, fields)
     sites = site_facts(fields)
@@ -83,15 +87,15 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
         **sites,
         "model": fields.text("trainer.lm_name"),
         "dtype": Fact(tensors.dtype(kind.encoder), f"{claim.weight}: {kind.encoder}"),
-        "normalization": _normalization(unit),
+        **_normalization(normalizer, tensors, unit),
         "norm_factor": unit,
         "subtract_b_dec": subtracts,
         "threshold": threshold,
         "group_sizes": groups,
-        "code_unit": _code_unit(kind, name),
+        "code_unit": _code_unit(kind, name, tensors),
         "step": step,
     }
-    notes += unit_notes + step_notes + gate_notes(threshold, tensors)
+    notes += unit_notes + step_notes + normalizer.notes + gate_notes(threshold, tensors)
     config = config_from(
         facts,
         format=FORMAT,
@@ -99,7 +103,7 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
         provenance=_provenance(fields, content),
     )
     b_in = parts.b_dec if subtracts.value else None
-    return SAE(config, **vars(parts), b_in=b_in)
+    return SAE(config, **vars(parts), b_in=b_in, normalization=normalizer.normalization)
 
 
 def sizes(fields: Fields, tensors: Tensors, kind: Kind, prefix: str = "") -> tuple[Fact, Fact]:
@@ -163,10 +167,25 @@ def _unit(weights: str, content: StateDict) -> tuple[Fact | None, list[str]]:
     return Fact(float(factor), f"{weights}: norm_factor"), [note]
 
 
-def _normalization(unit: Fact | None) -> Fact:
+def _normalization(normalizer: Normalizer, tensors: Tensors, unit: Fact | None) -> dict[str, Fact]:
+    """The user's word or the buffers, else what training did with the activations.
+
+    Raises :class:`CheckpointError` for a normaliser beside a norm_factor: no known version of the
+    library scales activations twice.
+    """
+    said = normalizer.facts["normalization"]
+    if said.value != "none" and unit is not None and unit.value != 1:
+        raise CheckpointError(
+            f"{unit.source} or the buffers {', '.join(KEYS)}, one of the two",
+            f"a factor of {unit.value:g} and a normaliser",
+            "Use the final weights of the run, or give --set normalization=none for no normaliser.",
+        )
+    if said.how == "user" or any(key in tensors for key in KEYS):
+        return normalizer.facts
     if unit is None:
-        return Fact("none", "folded into the biases when a run is saved", "assumed")
-    return Fact("none", f"{unit.source}, multiplied into the biases here")
+        folded = "folded into the biases when a run is saved"
+        return {"normalization": Fact("none", folded, "assumed")}
+    return {"normalization": Fact("none", f"{unit.source}, multiplied into the biases here")}
 
 
 def _step(weights: str, content: StateDict, fields: Fields) -> tuple[Fact | None, list[str]]:
@@ -176,11 +195,13 @@ def _step(weights: str, content: StateDict, fields: Fields) -> tuple[Fact | None
     return step_of(weights, fields)
 
 
-def _code_unit(kind: Kind, name: Fact) -> Fact | None:
+def _code_unit(kind: Kind, name: Fact, tensors: Tensors) -> Fact | None:
     """Of classes whose codes another library by the same names multiplies by the decoder norms."""
     if kind.architecture not in SCALED:
         return None
     source = f"{name.value} as in dictionary_learning; in a fork codes are times decoder norms"
+    if any(key in tensors for key in KEYS):
+        source += f", and only forks store {KEYS[0]}"
     return Fact("as encoded", source, "assumed")
 
 

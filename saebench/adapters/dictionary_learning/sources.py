@@ -7,7 +7,7 @@ models in one text; their order in the files is base first, then fine-tuned.
 from __future__ import annotations
 
 from saebench.adapters.dictionary_learning.difference import run_fields
-from saebench.adapters.dictionary_learning.files import CONFIG_FILE
+from saebench.adapters.dictionary_learning.files import CONFIG_FILE, config_of
 from saebench.adapters.dictionary_learning.trainer import hinted_site, hook_point, names_in
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.fields import Fields
@@ -20,8 +20,7 @@ PAIR = 2
 
 def config_fields(files: CheckpointFiles) -> list[Fields]:
     """``config.json`` (empty where there is none), then the files that say how the run was made."""
-    data = files.json(CONFIG_FILE) if CONFIG_FILE in files.names else {}
-    return [Fields(CONFIG_FILE, data), *run_fields(files)]
+    return [config_of(files) or Fields(CONFIG_FILE, {}), *run_fields(files)]
 
 
 def source_facts(
