@@ -44,29 +44,30 @@ generic.dictionary              where none of these fits: tensors that are an en
 
 from __future__ import annotations
 
-from saebench.adapters.batchtopk import sae as batchtopk
+from saebench.adapters.batchtopk import sae as batchtopk_sae
 from saebench.adapters.cross_layer import circuit_tracer, crosslayer_coding
 from saebench.adapters.crosscoders import crosscode, open_interp
 from saebench.adapters.crosscoders import replication as crosscoder_replication
 from saebench.adapters.dictionary_learning import crosscoders as dictionary_crosscoders
 from saebench.adapters.dictionary_learning import hub as dictionary_hub
-from saebench.adapters.dictionary_learning import run as dictionary_learning
+from saebench.adapters.dictionary_learning import run as dictionary_run
+from saebench.adapters.dictionary_learning.files import CONFIG_FILE
 from saebench.adapters.eleuther import clt_training, sparsify
-from saebench.adapters.gemma_scope import scope_1 as gemma_scope
+from saebench.adapters.gemma_scope import scope_1 as gemma_scope_1
 from saebench.adapters.gemma_scope import scope_2 as gemma_scope_2
-from saebench.adapters.generic import dictionary as generic
+from saebench.adapters.generic import dictionary as generic_dictionary
 from saebench.adapters.openmoss import llama_scope, llamascopium
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Adapter, Claim
 from saebench.adapters.saelens import connor_rob, legacy, temporal
-from saebench.adapters.saelens import sae as saelens
+from saebench.adapters.saelens import sae as saelens_sae
 from saebench.adapters.single_file import goodfire, nanochat_sae, openai
 from saebench.errors import CheckpointError, UnknownFormatError
 from saebench.files import CheckpointFiles
 from saebench.weights import is_pickle, is_weights
 
 ADAPTERS: tuple[Adapter, ...] = (
-    gemma_scope,
+    gemma_scope_1,
     gemma_scope_2,
     clt_training,
     sparsify,
@@ -78,10 +79,10 @@ ADAPTERS: tuple[Adapter, ...] = (
     open_interp,
     crosscoder_replication,
     dictionary_crosscoders,
-    dictionary_learning,
+    dictionary_run,
     dictionary_hub,
-    batchtopk,
-    saelens,
+    batchtopk_sae,
+    saelens_sae,
     connor_rob,
     openai,
     goodfire,
@@ -89,7 +90,7 @@ ADAPTERS: tuple[Adapter, ...] = (
     temporal,
     legacy,
 )
-FALLBACK: Adapter = generic  # asked only where none of the others fits: it settles what it can
+FALLBACK: Adapter = generic_dictionary  # asked only where none of the others fits
 
 SHOWN = 6  # files, config keys of each and tensors of each listed in an error
 
@@ -121,21 +122,20 @@ def _unknown(files: CheckpointFiles) -> UnknownFormatError:
     """The error where no adapter fits, with the likely reason when there is one."""
     asked = f"the format of {files.root}"
     contents = {name: _content(files, name) for name in files.names}
-    bare = [name for name, inside in contents.items() if set(inside) >= saelens.KEY_TENSORS]
-    if bare and not {saelens.CONFIG_FILE, dictionary_learning.CONFIG_FILE} & set(files.names):
+    bare = [name for name, inside in contents.items() if set(inside) >= saelens_sae.KEY_TENSORS]
+    if bare and not {saelens_sae.CONFIG_FILE, CONFIG_FILE} & set(files.names):
         return UnknownFormatError(
             asked,
-            f"{saelens.CONFIG_FILE} is missing beside {_shown(bare[0], contents[bare[0]])}",
-            f"Copy the {saelens.CONFIG_FILE} that belongs to these weights into the folder.",
+            f"{saelens_sae.CONFIG_FILE} is missing beside {_shown(bare[0], contents[bare[0]])}",
+            f"Copy the {saelens_sae.CONFIG_FILE} that belongs to these weights into the folder.",
         )
     parts = [_shown(name, inside) for name, inside in contents.items()]
     more = [f"and {len(parts) - SHOWN} more files"] if len(parts) > SHOWN else []
     found = f"none of the {len(ADAPTERS)} known formats fits {'; '.join(parts[:SHOWN] + more)}"
-    config = dictionary_learning.CONFIG_FILE
-    if "architectures" in contents.get(config, {}):
+    if "architectures" in contents.get(CONFIG_FILE, {}):
         return UnknownFormatError(
             asked,
-            f"{config} has 'architectures', as that of a language model has; {found}",
+            f"{CONFIG_FILE} has 'architectures', as that of a language model has; {found}",
             "Reference the folder of an SAE here; this looks like the language model itself.",
         )
     next_step = "Convert it to the SAELens layout (cfg.json and sae_weights.safetensors)."

@@ -19,6 +19,7 @@ from saebench.errors import CheckpointError
 from saebench.sae.config import SAEConfig
 from saebench.sae.dictionary import Dictionary
 from saebench.sae.model import SAE
+from saebench.sae.normalization import Normalization
 
 
 class CrossLayerTranscoder(Dictionary):
@@ -33,6 +34,8 @@ class CrossLayerTranscoder(Dictionary):
     b_dec : ``[n_targets, d_out]``.
     skips : for each source ``[d_out, d_in]``, added to one target without an encoder, or None.
     skip_targets : for each source the target of its skip; by default the first that it writes.
+    normalization : of all sources side by side, undone on all targets side by side with one factor
+        for each; by default none, and layers may have their own.
 
     Raises
     ------
@@ -49,9 +52,11 @@ class CrossLayerTranscoder(Dictionary):
         b_dec: Tensor,
         skips: Sequence[Tensor | None] = (),
         skip_targets: Sequence[int] = (),
+        normalization: Normalization | None = None,
     ) -> None:
         super().__init__()
         self.cfg = cfg
+        self.normalization = Normalization() if normalization is None else normalization
         self.layers = nn.ModuleList(layers)
         self.targets = [list(item) for item in targets]
         self.register_buffer("b_dec", b_dec)
@@ -73,34 +78,42 @@ class CrossLayerTranscoder(Dictionary):
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """What some layer lacks."""
-        return tuple(sorted({name for layer in self._layers for name in layer.pending}))
+        """What some layer lacks, or what is done to all of them."""
+        names = {name for layer in self._layers for name in layer.pending}
+        return tuple(sorted(names | ({"input_scale"} if self.normalization.pending else set())))
 
     def calibrate(self, x: Tensor) -> dict[str, Any]:
         """Estimate what layers lack, each on its own source; lists with one entry per layer."""
-        found = [
-            layer.calibrate(part)
-            for layer, part in zip(self._layers, self._by_source(x), strict=True)
-        ]
+        flat, shared = self._check_width(x), {}
+        if self.normalization.pending:
+            self.normalization.estimate(flat)
+            assert isinstance(self.normalization.scale, Tensor)
+            shared["input_scale"] = self.normalization.scale.tolist()
+        parts = self._by_source(self.normalization(flat))
+        found = [layer.calibrate(part) for layer, part in zip(self._layers, parts, strict=True)]
         names = {name for values in found for name in values}
-        return {name: [values.get(name) for values in found] for name in sorted(names)}
+        return {name: [values.get(name) for values in found] for name in sorted(names)} | shared
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes ``f[..., d_sae]`` of ``x[..., n_sources, d_in]``, those of source 0 first."""
         flat, lead = self._flatten(x)
-        parts = zip(self._layers, self._by_source(flat), strict=True)
+        parts = zip(self._layers, self._inputs(flat), strict=True)
         return torch.cat([layer.encode(part) for layer, part in parts], -1).reshape(*lead, -1)
 
     def decode(self, f: Tensor, x: Tensor | None = None) -> Tensor:
-        """Reconstruction ``[..., n_targets, d_out]`` of codes ``f[..., d_sae]``, without skips."""
+        """Reconstruction ``[..., n_targets, d_out]`` of codes ``f[..., d_sae]``, without skips.
+
+        Raises :class:`CheckpointError` where ``x``, what was encoded, is needed and missing.
+        """
         rows = f.reshape(-1, self.cfg.d_sae)
         widths = [layer.cfg.d_sae for layer in self._layers]
-        inputs = [None] * len(widths) if x is None else self._by_source(self._flatten(x)[0])
+        flat = None if x is None else self._flatten(x)[0]
+        inputs = [None] * len(widths) if flat is None else self._inputs(flat)
         written = [
             layer.decode(part, like).reshape(rows.shape[0], -1)
             for layer, part, like in zip(self._layers, rows.split(widths, -1), inputs, strict=True)
         ]
-        return self._unflatten(self._summed(written), tuple(f.shape[:-1]))
+        return self._unflatten(self._summed(written, flat), tuple(f.shape[:-1]))
 
     def forward(self, x: Tensor) -> Tensor:
         """What is written, ``[..., n_targets, d_out]``, for ``x[..., n_sources, d_in]``."""
@@ -133,34 +146,43 @@ class CrossLayerTranscoder(Dictionary):
             block = norms.new_zeros(layer.cfg.d_sae, self.cfg.n_targets)
             block[:, targets] = norms
             blocks.append(block)
-        return torch.cat(blocks)
+        return torch.cat(blocks) * self._unit()
 
     @property
     def _layers(self) -> list[SAE]:
         return list(self.layers)  # type: ignore[arg-type]
+
+    def _unit(self) -> Tensor:
+        """What a direction of norm 1 becomes in each target, ``[n_targets]``."""
+        ones = self.b_dec.new_ones(1, self.cfg.width_out)
+        return self.normalization.directions(ones).view(self.cfg.n_targets, -1)[:, 0]
+
+    def _inputs(self, x: Tensor) -> list[Tensor]:
+        """What each layer encodes, of flat ``x[n, width_in]``."""
+        return self._by_source(self._ready().normalization(self._check_width(x)))
 
     def _by_source(self, x: Tensor) -> list[Tensor]:
         flat = self._check_width(x)
         return list(flat.reshape(-1, self.cfg.n_sources, self.cfg.d_in).unbind(1))
 
     def _codes_by_layer(self, x: Tensor) -> list[SparseCodes]:
-        parts = zip(self._layers, self._by_source(x), strict=True)
+        parts = zip(self._layers, self._inputs(x), strict=True)
         return [layer.codes(part) for layer, part in parts]
 
     def _decode_parts(self, parts: Sequence[SparseCodes], x: Tensor | None) -> Tensor:
-        inputs = [None] * len(parts) if x is None else self._by_source(x)
+        inputs = [None] * len(parts) if x is None else self._inputs(x)
         written = [
             layer.decode_codes(part, like)
             for layer, part, like in zip(self._layers, parts, inputs, strict=True)
         ]
-        return self._summed(written)
+        return self._summed(written, x)
 
-    def _summed(self, written: Sequence[Tensor]) -> Tensor:
-        """``[n, width_out]`` from what each layer writes, ``[n, T_s · d_out]``, and the bias."""
+    def _summed(self, written: Sequence[Tensor], x: Tensor | None) -> Tensor:
+        """``[n, width_out]`` from what each layer writes of ``x``, ``[n, T_s · d_out]``, and the bias."""
         total = self.b_dec.repeat(written[0].shape[0], 1, 1)
         for part, targets in zip(written, self.targets, strict=True):
             total[:, targets] += part.reshape(-1, len(targets), self.cfg.d_out)
-        return total.reshape(-1, self.cfg.width_out)
+        return self._denormalize(total.reshape(-1, self.cfg.width_out), x)
 
     def _with_skips(self, written: Tensor, x: Tensor) -> Tensor:
         if not self.n_skips:

@@ -7,7 +7,7 @@ what a user expects: ``[..., d]`` for one source, ``[..., M, d]`` for several.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from saebench.codes import SparseCodes
 from saebench.errors import CheckpointError
 from saebench.sae.config import SAEConfig
+from saebench.sae.normalization import Normalization
 
 
 class Dictionary(nn.Module):
@@ -25,6 +26,7 @@ class Dictionary(nn.Module):
     """
 
     cfg: SAEConfig
+    normalization: Normalization
     needs_sequences: bool = False
 
     @property
@@ -79,6 +81,28 @@ class Dictionary(nn.Module):
         Where tokens are normalised one by one there is no fixed unit; then it is that of the file.
         """
         raise TypeError(f"{type(self).__name__} must define decoder_norms")
+
+    def _ready(self) -> Self:
+        """Itself; raises :class:`CheckpointError` while something has to be estimated on data."""
+        if self.pending:
+            raise CheckpointError(
+                f"codes of a checkpoint whose files hold the {' and the '.join(self.pending)}",
+                "they do not, and nothing was estimated yet",
+                "Call calibrate(x) with some thousand activations, or give the value as a setting.",
+            )
+        return self
+
+    def _denormalize(self, reconstruction: Tensor, x: Tensor | None) -> Tensor:
+        """Flat outputs in the units of activations; ``x`` is what was encoded, where it is needed."""
+        if not self.cfg.undo_normalization:
+            return reconstruction
+        if x is None and self.normalization.needs_input:
+            raise CheckpointError(
+                f"decoding codes of an SAE with {self.cfg.normalization} inputs",
+                "codes without the activations they came from",
+                "Pass them as x: their statistics, taken before encoding, have to be undone.",
+            )
+        return self.normalization.undo(reconstruction, None if x is None else x.to(self.dtype))
 
     def _check_width(self, x: Tensor) -> Tensor:
         """Flat activations in the dtype of the weights; raises where the width is another."""

@@ -83,14 +83,22 @@ class HeadwiseGate(Activation):
 
 
 class HeadwiseCrosscoder(Crosscoder):
-    """A crosscoder with a :class:`HeadwiseGate`; the weights are those of :class:`Crosscoder`."""
+    """A crosscoder with a :class:`HeadwiseGate`; the weights are those of :class:`Crosscoder`.
+
+    Codes do not say which targets a latent reaches: decoding asks the gate again. Under a threshold
+    that is decided latent by latent. Under top-k it is a matter of all codes given, so that taking
+    one latent out lets the next into a target's top-k, where the original would not have written it.
+    """
 
     def __init__(self, cfg: SAEConfig, gate: HeadwiseGate, **parts: Any) -> None:
         super().__init__(cfg, gate, **parts)
         self.gate = gate
 
     def decode(self, f: Tensor, x: Tensor | None = None) -> Tensor:
-        """Reconstruction ``[..., n_targets, d_out]`` of codes ``f[..., d_sae]``."""
+        """Reconstruction ``[..., n_targets, d_out]`` of codes ``f[..., d_sae]``, gated anew.
+
+        Of a top-k gate, codes that were changed since :meth:`encode` may reach other targets.
+        """
         rows = f.reshape(-1, self.cfg.d_sae)
         columns = self.W_dec.split(self.cfg.d_out, -1)
         written = [rows * self.gate.passes(rows, m) @ part for m, part in enumerate(columns)]

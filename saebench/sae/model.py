@@ -224,32 +224,11 @@ class SAE(Dictionary):
         directions = self.normalization.directions(rows) if self.cfg.undo_normalization else rows
         return directions.reshape(rows.shape[0], self.cfg.n_targets, -1).norm(dim=-1)
 
-    def _ready(self) -> SAE:
-        """Itself; raises :class:`CheckpointError` while something has to be estimated on data."""
-        if self.pending:
-            raise CheckpointError(
-                f"codes of a checkpoint whose files hold the {' and the '.join(self.pending)}",
-                "they do not, and nothing was estimated yet",
-                "Call calibrate(x) with some thousand activations, or give the value as a setting.",
-            )
-        return self
-
     def _estimated(self, name: str) -> Any:
         """The value of something that was pending, as plain numbers."""
         value = self.normalization.scale if name == "input_scale" else self.activation.threshold
         assert isinstance(value, Tensor)
         return value.tolist()
-
-    def _denormalize(self, reconstruction: Tensor, x: Tensor | None) -> Tensor:
-        if not self.cfg.undo_normalization:
-            return reconstruction
-        if x is None and self.normalization.needs_input:
-            raise CheckpointError(
-                f"decoding codes of an SAE with {self.cfg.normalization} inputs",
-                "codes without the activations they came from",
-                "Pass them as x: their statistics, taken before encoding, have to be undone.",
-            )
-        return self.normalization.undo(reconstruction, None if x is None else x.to(self.dtype))
 
     def _with_skip(self, reconstruction: Tensor, x: Tensor) -> Tensor:
         return (

@@ -159,6 +159,9 @@ def test_matryoshka_models_were_not_processed_and_others_were(tmp_path: Path) ->
     raw = load(copied("batch-topk", tmp_path / "b")).cfg
     assert raw.facts["model_processing"].value == "none"
     assert not any("centres the residual stream" in note for note in raw.notes)
+    heads = load(copied("topk", tmp_path / "z", hook_point="blocks.8.attn.hook_z")).cfg
+    assert any("smaller by a constant" in note for note in heads.notes)
+    assert not any("smaller by a constant" in note for note in processed.notes)
     # centring changes nothing where each token is standardised anyway
     standardised = load(copied("topk_unit_norm", tmp_path / "c")).cfg
     assert not any("centres the residual stream" in note for note in standardised.notes)

@@ -189,6 +189,24 @@ class TestCrossLayer:
         with pytest.raises(CheckpointError, match="threshold_0, threshold_2 missing"):
             read(files)
 
+    @pytest.mark.parametrize("key", ["log_threshold_1", "log_thresholds_1"])
+    def test_logarithms_of_thresholds_are_refused(self, tmp_path: Path, key: str) -> None:
+        logs = layer(1, **{key: normal(D_SAE)})["W_enc_1.safetensors"]
+        files = self.files(tmp_path, **{"W_enc_1.safetensors": logs})
+        with pytest.raises(
+            CheckpointError, match=f"W_enc_1.safetensors under 'threshold_1': '{key}'"
+        ):
+            read(files)
+
+    @pytest.mark.parametrize("part", ["enc", "dec"])
+    def test_a_skip_whose_orientation_nothing_tells_is_refused(
+        self, tmp_path: Path, part: str
+    ) -> None:
+        name = f"W_{part}_1.safetensors"
+        files = self.files(tmp_path, **{name: layer(1)[name] | {"W_skip_1": normal(D_IN, D_IN)}})
+        with pytest.raises(CheckpointError, match=r"'W_skip_1' \[4, 4\].*which way round"):
+            read(files)
+
 
 class TestBadInput:
     def refused(self, path: Path, tensors: dict[str, Tensor]) -> str:

@@ -54,6 +54,7 @@ def test_facts_come_from_the_config_beside_it(tmp_path: Path) -> None:
     assert cfg.facts["d_sae"].source == "gpt2-small_Hcat_z_cfg.json: dict_size"
     assert cfg.facts["reshape"].value == "hook_z"
     assert cfg.facts["subtract_b_dec"].how == "assumed"
+    assert any("biases of attention values out of hook_z" in note for note in cfg.notes)
     assert set(opened.digests) == {"gpt2-small_Hcat_z.pt", "gpt2-small_Hcat_z_cfg.json"}
 
 

@@ -124,6 +124,13 @@ def test_gates_that_rank_by_the_batch_are_refused(tmp_path: Path, gate: str) -> 
     assert "in the batch at hand" in message
 
 
+def test_thresholds_beside_a_config_with_relu_are_refused(tmp_path: Path) -> None:
+    message = refused(write(tmp_path, activation_fn="relu"))
+    assert "cfg.json: activation_fn of jumprelu" in message
+    assert "'theta_manager.log_threshold'" in message
+    assert read(write(tmp_path, activation_fn="relu", drop="theta_manager.log_threshold"))
+
+
 def test_tied_decoders_and_skips_are_refused(tmp_path: Path) -> None:
     assert "decoder_tying 'none': 'per_target'" in refused(
         write(tmp_path, decoder_tying="per_target")

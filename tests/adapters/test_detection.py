@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +21,8 @@ from saebench.errors import UnknownFormatError
 from saebench.files import CheckpointFiles, list_files
 from saebench.loading import load_sae
 from tests.adapters.goldens import GOLDEN, files_of, golden_parameters, golden_paths
+
+PACKAGE = saebench.adapters
 
 # Without a config all that its folder says is in its name: then nobody knows the format, and asks.
 BY_NAME = "gpt2-small_blocks.8.hook_resid_pre_20_topk_4_0.0003_42_faithful-gpt2-small_128_24413"
@@ -68,6 +72,15 @@ def test_the_order_of_detection_is_the_one_documented() -> None:
 def test_the_names_of_formats_differ() -> None:
     formats = [adapter.FORMAT for adapter in (*ADAPTERS, FALLBACK)]
     assert len(set(formats)) == len(formats)
+
+
+@pytest.mark.parametrize(
+    "name", [item.name for item in pkgutil.walk_packages(PACKAGE.__path__, f"{PACKAGE.__name__}.")]
+)
+def test_a_room_and_its_modules_can_be_imported_by_their_names(name: str) -> None:
+    scope: dict[str, ModuleType] = {}
+    exec(f"import {name} as found", scope)
+    assert scope["found"] is sys.modules[name]
 
 
 class Greedy:

@@ -82,6 +82,26 @@ def test_facts_are_the_attributes_of_its_config(tmp_path: Path, package: type) -
     assert opened.claim.evidence[0] == "sae.pt: cfg with d_in, hook_point, hook_point_layer"
 
 
+def test_the_model_is_taken_to_have_been_centred(tmp_path: Path, package: type) -> None:
+    torch.save(content(package, tensors()), tmp_path / "sae.pt")
+    cfg = load_sae(tmp_path, allow_pickle=True).cfg
+    assert (cfg.centred, cfg.facts["centred"].how) == (True, "assumed")
+    assert any("default processing" in note for note in cfg.notes)
+    said = load_sae(tmp_path, allow_pickle=True, settings={"centred": "false"}).cfg
+    assert (said.centred, said.facts["centred"].how) == (False, "user")
+    assert not any("default processing" in note for note in said.notes)
+
+
+def test_the_outputs_of_heads_lack_a_constant_rather_than_being_centred(
+    tmp_path: Path, package: type
+) -> None:
+    heads = content(package, tensors(), hook_point="blocks.8.attn.hook_z")
+    torch.save(heads, tmp_path / "sae.pt")
+    cfg = load_sae(tmp_path, allow_pickle=True).cfg
+    assert "centred" not in cfg.facts
+    assert any("smaller by a constant" in note for note in cfg.notes)
+
+
 @pytest.mark.parametrize("suffix", [".pkl", ".pkl.gz"])
 def test_plain_and_packed_pickles_hold_the_same(tmp_path: Path, package: type, suffix: str) -> None:
     data = pickle.dumps(content(package, tensors()))
@@ -105,6 +125,8 @@ def test_a_transcoder_subtracts_one_bias_and_adds_another(tmp_path: Path, packag
     assert sae.cfg.is_transcoder
     assert (sae.cfg.site_out, sae.cfg.d_out) == ("blocks.8.hook_mlp_out", D_OUT)
     assert sae.cfg.facts["architecture"].source == "transcoder.pt: b_dec_out"
+    assert sae.cfg.centred
+    assert any("default processing" in note for note in sae.cfg.notes)
 
 
 def test_the_number_of_latents_may_be_that_of_the_tensors(tmp_path: Path, package: type) -> None:

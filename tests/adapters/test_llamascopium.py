@@ -242,6 +242,68 @@ class TestCrossLayer:
         assert (found.pending, found.cfg.k) == ((), K)
         assert found.cfg.facts["threshold"].how == "user"
 
+    def same(self, path: Path, mode: str, **more: Tensor) -> CheckpointFiles:
+        """One that writes the hook points it reads."""
+        ends = {"hook_points_in": SITES, "hook_points_out": SITES, "norm_activation": mode}
+        return write(path, CLT | ends | {"act_fn": "relu"}, layers(**more))
+
+    def expected(self, x: Tensor, scale: Tensor) -> Tensor:
+        """Of ``x[n, 2, d]`` with factors ``scale[n, 2, 1]``, or one for each hook point."""
+        w, inputs = layers(), x * scale
+        codes = (torch.einsum("nsd,sdf->nsf", inputs, w["W_E"]) + w["b_E"]).relu()
+        written = [
+            torch.einsum("nsf,sfd->nd", codes[:, : t + 1], w[f"W_D.{t}"]) + w[f"b_D.{t}"]
+            for t in range(2)
+        ]
+        return torch.stack(written, 1) / scale
+
+    def test_tokens_are_scaled_by_the_norms_of_what_each_layer_reads_and_writes(
+        self, tmp_path: Path
+    ) -> None:
+        found, x = read(self.same(tmp_path, "token-wise")), normal(7, 2, D_IN, seed=9)
+        scale = D_IN**0.5 / x.norm(dim=-1, keepdim=True)
+        assert torch.allclose(found(x), self.expected(x, scale), atol=1e-5)
+        assert torch.allclose(found.decode(found.encode(x), x), found(x))
+        with pytest.raises(CheckpointError, match="without the activations they came from"):
+            found.decode(found.encode(x))
+        assert found.cfg.normalization == "constant_norm_rescale"
+
+    @pytest.mark.parametrize("mode", ["batch-wise", "dataset-wise"])
+    def test_averages_that_are_not_stored_are_estimated_for_each_hook_point(
+        self, tmp_path: Path, mode: str
+    ) -> None:
+        found, x = read(self.same(tmp_path, mode)), normal(7, 2, D_IN, seed=9)
+        assert found.pending == ("input_scale",)
+        with pytest.raises(CheckpointError, match="input_scale"):
+            found.encode(x)
+        scale = D_IN**0.5 / x.norm(dim=-1).mean(0)
+        estimated = found.calibrate(x.flatten(1))["input_scale"]
+        assert estimated == pytest.approx(scale.tolist())
+        assert torch.allclose(found(x), self.expected(x, scale[:, None]), atol=1e-5)
+        codes, flat = found.reconstruct(x.flatten(1))
+        assert torch.allclose(flat.view_as(x), found(x), atol=1e-6)
+        assert torch.allclose(found.decode_codes(codes, x.flatten(1)), flat)
+        w = layers()
+        last = w["W_D.1"].norm(dim=-1).flatten() / scale[1]  # what both layers write to the second
+        assert torch.allclose(found.decoder_norms()[:, 1], last, atol=1e-5)
+
+    @pytest.mark.parametrize("stored", [{}, averages(SITES)], ids=["none", "averages"])
+    def test_scales_that_the_user_gives_are_those_that_run(
+        self, tmp_path: Path, stored: dict[str, Tensor]
+    ) -> None:
+        found = read(self.same(tmp_path, "dataset-wise", **stored), input_scale="0.25,4")
+        x = normal(7, 2, D_IN, seed=9)
+        assert found.pending == ()
+        assert found.cfg.facts["input_scale"].how == "user"
+        scale = torch.tensor([0.25, 4.0])[:, None]
+        assert torch.allclose(found(x), self.expected(x, scale), atol=1e-5)
+
+    def test_a_scale_that_depends_on_what_is_to_be_predicted_is_refused(
+        self, tmp_path: Path
+    ) -> None:
+        message = refused(write(tmp_path, CLT | {"norm_activation": "token-wise"}, layers()))
+        assert "norm_activation 'token-wise'" in message
+
     def test_a_missing_target_is_named(self, tmp_path: Path) -> None:
         weights = layers()
         del weights["W_D.1"]

@@ -125,14 +125,23 @@ def test_a_config_inside_the_file_of_a_run_is_read() -> None:
     assert any("lay under 'sae_state_dict'" in note for note in cfg.notes)
 
 
-def test_square_matrices_are_as_the_names_have_them_and_marked_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["", ".weight"])
+def test_which_way_round_square_matrices_are_is_asked(tmp_path: Path, end: str) -> None:
     W_enc, W_dec = torch.randn(8, 8), torch.randn(8, 8)
     config = {"d_in": 8, "d_sae": 8, "activation": "relu"}
     (tmp_path / "cfg.json").write_text(json.dumps(config))
-    torch.save({"W_enc": W_enc, "W_dec": W_dec}, tmp_path / "sae.pt")
-    sae = load(tmp_path)
-    assert torch.equal(sae.W_enc, W_enc)
-    assert sae.cfg.facts["orientation"].how == "assumed"
+    biases = {"b_enc": torch.randn(8), "b_dec": torch.randn(8)}
+    torch.save({f"W_enc{end}": W_enc, f"W_dec{end}": W_dec} | biases, tmp_path / "sae.pt")
+    ways = ["d_in,d_sae", "d_sae,d_in"]
+    first, second = ways if not end else reversed(ways)
+    asked = f"--set orientation={first} --set decoder_orientation={second}"
+    with pytest.raises(CheckpointError, match=f"square, .8, 8.*Give {asked} if"):
+        load(tmp_path)
+    with pytest.raises(CheckpointError, match=f"Give --set decoder_orientation={second} if"):
+        load(tmp_path, orientation="d_in,d_sae")
+    plain = load(tmp_path, orientation="d_in,d_sae", decoder_orientation="d_sae,d_in")
+    assert torch.equal(plain.W_enc, W_enc)
+    assert torch.equal(plain.W_dec, W_dec)
     both = {"orientation": "d_sae,d_in", "decoder_orientation": "d_in,d_sae"}
     turned = load(tmp_path, **both)
     assert torch.equal(turned.W_enc, W_enc.T)

@@ -350,3 +350,40 @@ def test_a_model_whose_writing_weights_were_centred_is_read_centred(
     assert cfg.centred == centred
     assert cfg.facts["centred"].how == "file"
     assert not load_sae(write(tmp_path / "without", config(), tensors())).cfg.centred
+
+
+@pytest.mark.parametrize(
+    "model", ["gpt2-small", "EleutherAI/pythia-70m-deduped", "facebook/opt-1b"]
+)
+@pytest.mark.parametrize("hook", ["hook_resid_pre", "hook_mlp_out", "hook_attn_out"])
+def test_a_model_that_may_have_been_centred_is_taken_as_it_is_with_a_note(
+    tmp_path: Path, model: str, hook: str
+) -> None:
+    metadata = METADATA | {"model_name": model, "hook_name": f"blocks.1.{hook}"}
+    folder = write(tmp_path, config(metadata=metadata), tensors())
+    cfg = load_sae(folder).cfg
+    assert (cfg.centred, cfg.facts["centred"].how) == (False, "assumed")
+    assert any("--set centred=true" in note for note in cfg.notes)
+    said = load_sae(folder, settings={"centred": "true"}).cfg
+    assert (said.centred, said.facts["centred"].how) == (True, "user")
+    assert not any("centred=true" in note for note in said.notes)
+
+
+@pytest.mark.parametrize(
+    ("model", "hook"),
+    [("gemma-2b", "hook_resid_post"), ("gpt2-small", "attn.hook_z"), ("gpt2-small", "mlp.hook_in")],
+)
+def test_centring_is_no_question_where_it_makes_no_difference(
+    tmp_path: Path, model: str, hook: str
+) -> None:
+    metadata = METADATA | {"model_name": model, "hook_name": f"blocks.1.{hook}"}
+    cfg = load_sae(write(tmp_path, config(metadata=metadata), tensors())).cfg
+    assert "centred" not in cfg.facts
+    assert not any("centred" in note for note in cfg.notes)
+
+
+def test_a_transcoder_is_asked_about_by_what_it_writes(tmp_path: Path) -> None:
+    metadata = METADATA | {"model_name": "gpt2", "hook_name": "blocks.1.ln2.hook_normalized"}
+    metadata |= {"hook_name_out": "blocks.1.hook_mlp_out"}
+    cfg = config("transcoder", d_out=D_IN, apply_b_dec_to_input=False, metadata=metadata)
+    assert "centred" in load_sae(write(tmp_path, cfg, tensors())).cfg.facts

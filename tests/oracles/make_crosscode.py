@@ -19,6 +19,7 @@ from torch import Tensor
 LIBRARY = None
 K = 4
 SCALE = 0.3
+DOWN = 2.5  # taken from biases where values are kept as they are, so that some kept are negative
 
 
 @dataclass
@@ -28,7 +29,8 @@ class Case:
     dims_out: tuple[int, ...]
     activation: str
     shape: str  # the lines of the config that name the dimensions
-    biased: bool = True
+    b_enc: bool = True
+    b_dec: bool = True
     skip: bool = False
     folded: bool = True
     settings: dict[str, str] = field(default_factory=dict)
@@ -48,12 +50,15 @@ TUPLES = "crosscoding_dims: !!python/tuple\n- 2"
 CASES = (
     Case("sae_topk", (), (), "topk", ""),
     Case(
-        "sae_relu_unfolded", (), (), "relu", "", folded=False, settings={"input_scale": f"{SCALE}"}
+        *("sae_relu_unfolded", (), (), "relu", ""),
+        b_enc=False,
+        folded=False,
+        settings={"input_scale": f"{SCALE}"},
     ),
     Case("transcoder_skip", (), (), "jumprelu", "", skip=True),
     Case("two_models", (2, 1), (2, 1), "jumprelu", MODELS),
     Case("two_layers", (1, 2), (1, 2), "batchtopk", LAYERS, settings={"threshold": "0.6"}),
-    Case("to_three_layers", (), (3,), "groupmax", "n_layers_out: 3", biased=False),
+    Case("to_three_layers", (), (3,), "groupmax", "n_layers_out: 3", b_dec=False),
     Case(
         *("tuples", (2,), (2,), "topk", TUPLES),
         settings={"sources": "models", "activation": "topk", "k": str(K)},
@@ -67,8 +72,8 @@ def config(case: Case, d_in: int, d_sae: int) -> str:
         f"activation_fn:\n  cfg: {numbers}\n  classname: {classname}",
         case.shape,
         f"d_model: {d_in}\ndtype: float32\nn_latents: {d_sae}",
-        f"use_decoder_bias: {str(case.biased).lower()}",
-        f"use_encoder_bias: {str(case.biased).lower()}",
+        f"use_decoder_bias: {str(case.b_dec).lower()}",
+        f"use_encoder_bias: {str(case.b_enc).lower()}",
     )
     return "\n".join(line for line in lines if line) + "\n"
 
@@ -81,8 +86,10 @@ def weights(case: Case, d_in: int, d_sae: int) -> dict[str, Tensor]:
         "folded_scaling_factors_in_Xi": torch.rand(case.dims_in) * case.folded,
         "folded_scaling_factors_out_Xo": torch.rand(case.dims_out) * case.folded,
     }
-    if case.biased:
-        found["b_enc_L"] = torch.randn(d_sae) * 0.2
+    if case.b_enc:
+        down = DOWN if case.activation in ("topk", "groupmax") else 0
+        found["b_enc_L"] = torch.randn(d_sae) * 0.2 - down
+    if case.b_dec:
         found["_b_dec_XoDo"] = torch.randn(*case.dims_out, d_in) * 0.2
     if case.activation == "jumprelu":
         found["_activation_fn.log_threshold_L"] = torch.rand(d_sae) - 1.5

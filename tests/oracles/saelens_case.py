@@ -31,6 +31,7 @@ class Case:
     save: Callable[[Path, int, int], Peer]  # writes the checkpoint, returns the peer's model of it
     golden: bool = False
     sequences: bool = False  # activations are [b, t, d_in]
+    size: float = 1.0  # of activations: small ones show what is added to deviations
 
 
 def randomize(sae: torch.nn.Module) -> None:

@@ -15,6 +15,7 @@ from saebench.adapters.batchtopk.run_name import RunName, parse_run_name
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Claim
 from saebench.adapters.reading.fields import Fields
+from saebench.adapters.reading.processing import FOLDED_VALUES, is_of_heads
 from saebench.adapters.reading.tensors import Tensors
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
@@ -175,6 +176,8 @@ class Description:
                 "the residual stream of models with LayerNorm (GPT-2, Pythia); so does a run here, "
                 "unless centred=false is set"
             )
+        if kind.value not in UNPROCESSED and is_of_heads(self.site()):
+            notes.append(FOLDED_VALUES)
         if self.named_only:
             notes.append(f"no {CONFIG_FILE}: what it would say is taken from {NAME}")
         said = self.fields.value("dict_size")

@@ -64,6 +64,8 @@ def read_layers(
     for i in range(n):
         encoder = Tensors(f"W_enc_{i}.safetensors", files.state_dict(f"W_enc_{i}.safetensors"))
         decoder = Tensors(f"W_dec_{i}.safetensors", files.state_dict(f"W_dec_{i}.safetensors"))
+        for part in (encoder, decoder):
+            _refuse(part, i)
         layers.append(_layer(encoder, decoder, i, n, (d_in, d_sae), sites.value[i]))
         biases.append(encoder.take(f"b_dec_{i}", d_out=d_in))
         has_thresholds.append(f"threshold_{i}" in encoder)
@@ -97,6 +99,26 @@ def read_layers(
     config = config_from(all_facts, format=FORMAT, notes=[*notes, *more], provenance=provenance)
     targets = [range(i, n) for i in range(n)]
     return CrossLayerTranscoder(config, layers, targets, torch.stack(biases))
+
+
+def _refuse(tensors: Tensors, i: int) -> None:
+    """Raise :class:`CheckpointError` for tensors that change the codes or the output, unread."""
+    logs = next(
+        (key for key in (f"log_threshold_{i}", f"log_thresholds_{i}") if key in tensors), ""
+    )
+    if logs:
+        raise CheckpointError(
+            f"thresholds in {tensors.file} under 'threshold_{i}'",
+            f"{logs!r}, logarithms as in training",
+            f"Store exp() of them as 'threshold_{i}'.",
+        )
+    if f"W_skip_{i}" in tensors:
+        raise CheckpointError(
+            f"{tensors.file} without a skip connection, which circuit-tracer neither writes to nor "
+            "reads from such files",
+            f"'W_skip_{i}' {list(tensors.shape(f'W_skip_{i}'))}: nothing says which way round it is",
+            "Only cross-layer transcoders without skips are read in this layout.",
+        )
 
 
 def _count(names: Sequence[str]) -> int:

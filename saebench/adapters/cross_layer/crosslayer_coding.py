@@ -202,7 +202,13 @@ class _Reader:
 
     def _thresholds(self) -> Tensor | None:
         if self.gate.value == "relu":
-            self.tensors.ignore([self.names.log_threshold])
+            if self.names.log_threshold in self.tensors:
+                raise CheckpointError(
+                    f"{self.gate.source} of jumprelu, for {self.tensors.file} has thresholds "
+                    f"({self.names.log_threshold!r})",
+                    "'relu'",
+                    "Fetch the config that belongs to these weights; converted ones have another.",
+                )
             return None
         logs = self.tensors.take(self.names.log_threshold, layers=self.n, d_sae=self.d_sae)
         return logs.exp()

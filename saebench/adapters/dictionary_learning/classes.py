@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from saebench.activations import Activation, Gated, JumpReLU, ReLU, TopK
-from saebench.adapters.reading.batch_gate import ESTIMATE, batch_gate
+from saebench.adapters.reading.batch_gate import ESTIMATE, batch_gate, estimated, given_threshold
+from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.tensors import Tensors
 from saebench.errors import CheckpointError
 from saebench.sae import Fact
@@ -32,7 +33,7 @@ class Stored:
     """The tensors of one checkpoint, and what has to be known to read them.
 
     ``unit`` is the number of activation units in a unit of the biases and thresholds stored, and
-    ``threshold`` what the user says about that of a batch top-k (in activation units).
+    ``threshold`` that of a batch top-k in activation units, or ``estimate``.
     """
 
     tensors: Tensors
@@ -66,10 +67,9 @@ class Stored:
         return encoder, self.tensors.decoder("W_dec", d_sae=self.d_sae, d_out=self.d_in)
 
     def batch_gate(self) -> Activation:
-        """The gate of a batch top-k: the threshold stored, unless the user says something else."""
-        if self.threshold is None:
-            return JumpReLU(self._raw(batch_threshold(self.tensors)))
-        assert self.k is not None
+        """The gate of a batch top-k by its threshold."""
+        assert self.k is not None  # required of these classes, as the threshold is
+        assert self.threshold is not None
         return batch_gate(self.k, self.threshold)
 
     def _raw(self, values: Tensor) -> Tensor:
@@ -92,17 +92,38 @@ class Kind:
     batch: bool = False
 
 
-def batch_threshold(tensors: Tensors) -> Tensor:
-    """The one threshold of a batch top-k as a scalar; refuses −1, its initial value."""
-    value = tensors.scalar("threshold")
-    if value == -1:
+def batch_threshold(
+    tensors: Tensors, choices: Choices, k: Fact | None, unit: float = 1.0
+) -> Fact:
+    """The one threshold of a batch top-k: the user's, else the stored one, else taken from data.
+
+    ``unit`` is that of :class:`Stored`. Raises :class:`CheckpointError` for −1, its initial value, and
+    where neither ``k`` nor a threshold is known.
+    """
+    given = given_threshold(choices)
+    if given is None and "threshold" in tensors:
+        return _stored_threshold(tensors, unit)
+    tensors.ignore({"threshold"} if "threshold" in tensors else ())
+    if given is not None and given.value != ESTIMATE:
+        return given
+    if k is None:
+        raise CheckpointError(
+            f"k in {tensors.file}, to estimate a threshold",
+            "no such tensor",
+            "Give --set k=… with the average number of latents per token.",
+        )
+    return given or estimated(tensors.file, k)
+
+
+def _stored_threshold(tensors: Tensors, unit: float) -> Fact:
+    value, source = tensors.scalar("threshold"), f"{tensors.file}: threshold"
+    if value < 0:
         raise CheckpointError(
             f"threshold of {tensors.file} with a value >= 0",
-            "-1, the initial value: training never estimated it",
+            "-1, the initial value: training never estimated it" if value == -1 else f"{value:.4g}",
             f"Give --set threshold=NUMBER, or --set threshold={ESTIMATE} to take it from the data.",
         )
-    sizes = {f"dim {i}": n for i, n in enumerate(tensors.shape("threshold"))}
-    return tensors.threshold("threshold", **sizes).reshape(())
+    return Fact(value * unit, source if unit == 1 else f"{source} · norm_factor")
 
 
 def group_sizes(tensors: Tensors, d_sae: int) -> Fact | None:
@@ -129,7 +150,7 @@ def gate_notes(threshold: Fact | None, tensors: Tensors) -> list[str]:
             "training kept the largest codes of a whole batch: one threshold, estimated on data, "
             "stands in for that rule"
         ]
-    if "threshold" in tensors:
+    if threshold.how == "user" and "threshold" in tensors:
         return [f"the threshold given overrules that of {tensors.file}"]
     return []
 

@@ -147,6 +147,8 @@ def _class_name(files: CheckpointFiles, tensors: Tensors) -> Fact:
     if named is None:
         found = f"{tensors.file}: {', '.join(more)}" if more else f"no threshold in {tensors.file}"
         return Fact(name, found)
+    if named[0] == GATED and not more:
+        return Fact(GATED, named[1])  # saved without buffers: k is in the config or asked for
     if named[0] != name:
         raise CheckpointError(
             f"tensors of {named[0]!r:.80} ({named[1]}) in {tensors.file}",

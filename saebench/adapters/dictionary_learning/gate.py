@@ -17,7 +17,7 @@ from torch import Tensor
 from saebench.activations import Activation, JumpReLU, ReLU
 from saebench.adapters.dictionary_learning.classes import batch_threshold
 from saebench.adapters.dictionary_learning.trainer import check_k, settle_k
-from saebench.adapters.reading.batch_gate import ESTIMATE, batch_gate, given_threshold
+from saebench.adapters.reading.batch_gate import ESTIMATE, batch_gate
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.fields import Fields
 from saebench.adapters.reading.tensors import Tensors, row_norms
@@ -68,21 +68,17 @@ def read_gate(
     k = choices.size("k") or k
     check_k(k, d_sae)
     norms = _norms(kind.value, fields, W_dec, n_sources)
-    threshold = given_threshold(choices)
-    facts = {"code_normalization": kind, "k": k, "threshold": threshold}
+    threshold = batch_threshold(tensors, choices, k)
+    facts: dict[str, Fact | None] = {
+        "code_normalization": kind,
+        "k": k,
+        "threshold": threshold,
+    }
     notes = notes + k_notes + _dead(norms)
-    if threshold is not None and threshold.value == ESTIMATE:
-        if k is None:
-            raise CheckpointError(
-                f"k in {tensors.file}, to estimate a threshold", "no such tensor", "Give --set k=…."
-            )
-        tensors.ignore({"threshold"})
+    if threshold.value == ESTIMATE:
+        assert k is not None  # or it was asked for
         return Gate(batch_gate(k.value, threshold, norms), facts, notes)
-    if threshold is None:
-        value = batch_threshold(tensors)
-    else:
-        value = torch.tensor(float(threshold.value))
-        tensors.ignore({"threshold"})
+    value = torch.tensor(float(threshold.value))
     return Gate(JumpReLU(torch.where(norms > 0, value / norms, math.inf)), facts, notes)
 
 

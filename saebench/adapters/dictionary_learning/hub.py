@@ -20,6 +20,7 @@ from saebench.adapters.dictionary_learning.classes import (
     MATRICES,
     Kind,
     Stored,
+    batch_threshold,
     gate_notes,
     group_sizes,
 )
@@ -35,7 +36,6 @@ from saebench.adapters.dictionary_learning.files import (
 from saebench.adapters.dictionary_learning.normalizer import KEYS, read_normalizer
 from saebench.adapters.dictionary_learning.run import SCALED, sizes, subtracts_b_dec
 from saebench.adapters.dictionary_learning.trainer import check_k, settle_k
-from saebench.adapters.reading.batch_gate import given_threshold
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Claim
 from saebench.adapters.reading.fields import Fields, config_from
@@ -47,10 +47,10 @@ from saebench.sae import SAE, Fact
 FORMAT = "dictionary_learning (hub folder)"
 ARGUMENTS = ("activation_dim", "dict_size")
 LINEARS = {"encoder.weight", "encoder.bias", "decoder.weight"}
-TOP_K = {*LINEARS, "b_dec", "k", "threshold"}
+TOP_K = {*LINEARS, "b_dec"}
 NORMALIZER = (*KEYS, "encoder_init_norm")  # of BatchTopKSAE alone, in its buffers or its config
 OWN_TENSORS = {  # of each class that is known by them
-    "MatryoshkaBatchTopKSAE": {"W_enc", "W_dec", "b_enc", "b_dec", "threshold", "group_sizes"},
+    "MatryoshkaBatchTopKSAE": {"W_enc", "W_dec", "b_enc", "b_dec", "group_sizes"},
     "GatedAutoEncoder": {"encoder.weight", "decoder.weight", "decoder_bias", "r_mag", "gate_bias"},
     "JumpReluAutoEncoder": {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"},
 }
@@ -86,7 +86,7 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     kind = KINDS[name.value]
     d_in, d_sae = sizes(fields, tensors, kind)
     k, notes = _k(fields, tensors, kind, choices, d_sae.value)
-    threshold = given_threshold(choices) if kind.batch else None
+    threshold = batch_threshold(tensors, choices, k) if kind.batch else None
     normalizer = read_normalizer(tensors, fields, choices, d_in.value)
     number = None if k is None else k.value
     parts = kind.read(Stored(tensors, d_in.value, d_sae.value, k=number, threshold=threshold))
@@ -166,7 +166,7 @@ def _class_of(fields: Fields, file: str, names: set[str]) -> Fact | None:
         return None
     own = [key for key in NORMALIZER if key in names or key in fields.data]
     if not own:
-        return Fact("", f"{file}: k, threshold")
+        return Fact("", f"{file}: k") if "k" in names else None
     return Fact("BatchTopKSAE", f"{file if own[0] in names else fields.file}: {own[0]}")
 
 

@@ -17,13 +17,13 @@ from saebench.adapters.dictionary_learning.classes import (
     LINEAR,
     Kind,
     Stored,
+    batch_threshold,
     gate_notes,
     group_sizes,
 )
 from saebench.adapters.dictionary_learning.files import config_of, is_crosscoder, weight_file
 from saebench.adapters.dictionary_learning.normalizer import KEYS, Normalizer, read_normalizer
 from saebench.adapters.dictionary_learning.trainer import check_k, settle_k, site_facts, step_of
-from saebench.adapters.reading.batch_gate import given_threshold
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Claim
 from saebench.adapters.reading.fields import Fields, config_from
@@ -62,14 +62,15 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     d_in, d_sae = sizes(fields, tensors, kind, "trainer.")
     k, notes = _k(fields, tensors, kind, choices, d_sae.value)
     unit, unit_notes = _unit(claim.weight, content)
-    threshold = given_threshold(choices) if kind.batch else None
+    factor = 1.0 if unit is None else unit.value
+    threshold = batch_threshold(tensors, choices, k, factor) if kind.batch else None
     normalizer = read_normalizer(tensors, fields, choices, d_in.value)
     stored = Stored(
         tensors,
         d_in.value,
         d_sae.value,
         k=None if k is None else k.value,
-        unit=1.0 if unit is None else unit.value,
+        unit=factor,
         threshold=threshold,
     )
     parts = kind.read(stored)

@@ -14,11 +14,9 @@ from torch import Tensor
 from saebench.adapters.openmoss.gates import (
     ACT_FNS,
     Gate,
-    Scaling,
     latents,
     read_gate,
     read_normalization,
-    read_scaling,
 )
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.fields import Fields, config_from
@@ -39,6 +37,7 @@ class CrossLayerParts:
 
     layers: list[SAE]
     b_dec: Tensor
+    normalization: Normalization
     facts: dict[str, Fact | None]
     notes: tuple[str, ...]
 
@@ -61,8 +60,7 @@ def read_layers(
     decoders = _decoders(tensors, n, per_layer, d_in)  # first: it needs memory beside what is kept
     shape = {"layers": n, "d_sae": per_layer}
     gate = read_gate(fields, tensors, choices, allowed=(*ACT_FNS, *shared), **shape)
-    _, found = read_normalization(fields, tensors, choices, reads, writes, d_in)
-    scaling = read_scaling(tensors, reads, writes, d_in) if "input_scale" in found else None
+    normalization, found = read_normalization(fields, tensors, choices, reads, writes, d_in)
     ranked = fields.flag("sparsity_include_decoder_norm", default=True).value
     W_enc = tensors.take("W_E", layers=n, d_in=d_in, d_sae=per_layer)
     b_enc = tensors.take("b_E", layers=n, d_sae=per_layer)
@@ -90,13 +88,10 @@ def read_layers(
                 b_enc=b_enc[s],
                 W_dec=flat,
                 b_dec=torch.zeros((n - s) * d_in),
-                normalization=_layer_normalization(scaling, s, d_in),
             )
         )
     biases = torch.stack([tensors.take(f"b_D.{t}", d_out=d_in) for t in range(n)])
-    if scaling is not None:
-        biases /= torch.tensor(scaling.outputs)[:, None]
-    return CrossLayerParts(layers, biases, found, gate.notes)
+    return CrossLayerParts(layers, biases, normalization, found, gate.notes)
 
 
 def _shared_threshold(fields: Fields, choices: Choices) -> tuple[str, ...]:
@@ -131,10 +126,3 @@ def _decoders(tensors: Tensors, n: int, d_sae: int, d_out: int) -> list[Tensor]:
         for source in range(target + 1):
             decoders[source][:, target - source] = group[source]
     return decoders
-
-
-def _layer_normalization(scaling: Scaling | None, source: int, width: int) -> Normalization | None:
-    if scaling is None:
-        return None
-    outputs = scaling.outputs[source:]
-    return Scaling(scaling.inputs[source : source + 1], outputs, scaling.fact).affine(width)

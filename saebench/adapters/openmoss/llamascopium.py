@@ -206,7 +206,9 @@ def _read_clt(
     all_facts["architecture"] = Fact("cross_layer_transcoder", f"{fields.file}: sae_type")
     config = _config(fields, tensors, all_facts, found.notes)
     targets = [range(source, n) for source in range(n)]
-    return CrossLayerTranscoder(config, found.layers, targets, found.b_dec)
+    return CrossLayerTranscoder(
+        config, found.layers, targets, found.b_dec, normalization=found.normalization
+    )
 
 
 def hook_points(fields: Fields, key: str) -> Fact:

@@ -10,6 +10,7 @@ from saebench.activations import ReLU
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Claim
 from saebench.adapters.reading.fields import Fields, config_from
+from saebench.adapters.reading.processing import FOLDED_VALUES, is_of_heads
 from saebench.adapters.reading.tensors import Tensors
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
@@ -63,7 +64,7 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
         "dtype": Fact(tensors.dtype("W_dec"), f"{claim.weight}: W_dec"),
         "normalization": Fact("none", defined, "assumed"),
         "subtract_b_dec": subtract,
-        "reshape": Fact("hook_z", f"{claim.config}: act_name") if _is_z(site) else None,
+        "reshape": Fact("hook_z", f"{claim.config}: act_name") if is_of_heads(site) else None,
     }
     sizes = {"d_in": d_in.value, "d_sae": d_sae.value}
     W_enc = tensors.encoder("W_enc", **sizes)
@@ -72,6 +73,7 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     b_dec = tensors.take("b_dec", d_in=sizes["d_in"])
     unused = ", ".join(tensors.unused())
     notes = [f"tensors of {tensors.file} not used: {unused}"] if unused else []
+    notes += [FOLDED_VALUES] if is_of_heads(site) else []
     return SAE(
         config_from(facts, format=FORMAT, notes=notes, provenance=dict(fields.data)),
         ReLU(),
@@ -90,7 +92,3 @@ def _fits(files: CheckpointFiles, name: str, config: str) -> bool:
         return False
     header = files.header(name)
     return set(header) >= KEY_TENSORS and len(header["W_enc"].shape) == 2
-
-
-def _is_z(site: Fact | None) -> bool:
-    return site is not None and site.value.endswith("hook_z")

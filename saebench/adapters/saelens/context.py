@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.fields import Fields
+from saebench.adapters.reading.processing import is_written, may_be_centred
 from saebench.adapters.reading.tensors import Tensors
 from saebench.adapters.saelens.architecture import BATCH
 from saebench.adapters.saelens.normalization import AVERAGE, KEY, WHITENED
@@ -35,11 +37,42 @@ def sampling_facts(fields: Fields) -> dict[str, Fact | None]:
     return dict(found)
 
 
-def centring(fields: Fields) -> Fact | None:
-    """Whether the run's model had its writing weights centred by TransformerLens."""
+def centring(
+    fields: Fields, choices: Choices, model: Fact | None, *sites: Fact | None
+) -> tuple[Fact | None, list[str]]:
+    """Whether the run's model had its writing weights centred by TransformerLens, and what to note.
+
+    None where the files do not say and it makes no difference, or where the user says it.
+    """
     tables = (f"{METADATA}.model_from_pretrained_kwargs", "model_from_pretrained_kwargs")
     keys = [f"{table}.center_writing_weights" for table in tables]
-    return fields.flag(*keys, default=False) if any(key in fields for key in keys) else None
+    if any(key in fields for key in keys):
+        return fields.flag(*keys, default=False), []
+    if "centred" in choices or PROVENANCE_KEY in fields:
+        return None, []
+    if not (may_be_centred(model) and is_written(*sites)):
+        return None, []
+    source = f"not in {fields.file}: SAELens loads models without centring unless it is told to"
+    note = (
+        f"{fields.file} does not say whether the model had its writing weights centred; if it had, "
+        "as for the first SAEs of GPT-2 (gpt2-small-res-jb), give --set centred=true"
+    )
+    return Fact(False, source, "assumed"), [note]
+
+
+def default_processing(
+    fields: Fields, choices: Choices, *sites: Fact | None
+) -> tuple[Fact | None, list[str]]:
+    """:func:`centring` of runs before SAELens could be told: their models were centred."""
+    if "centred" in choices or not is_written(*sites):
+        return None, []
+    source = f"not in {fields.file}: models were loaded with TransformerLens' default processing"
+    note = (
+        "such runs loaded models with TransformerLens' default processing, which centres the "
+        "residual stream of models with LayerNorm (GPT-2, Pythia); so does a run here, unless "
+        "centred=false is set"
+    )
+    return Fact(True, source, "assumed"), [note]
 
 
 def reshaping(fields: Fields, site: Fact | None) -> Fact | None:

@@ -17,7 +17,12 @@ from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Claim
 from saebench.adapters.reading.fields import Fields, config_from
 from saebench.adapters.reading.tensors import Tensors
-from saebench.adapters.saelens.context import provenance, sampling_facts, warnings
+from saebench.adapters.saelens.context import (
+    default_processing,
+    provenance,
+    sampling_facts,
+    warnings,
+)
 from saebench.adapters.saelens.sae import read_as
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
@@ -61,8 +66,8 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
         found["d_sae"] = tensors.shape("W_enc")[-1]
     fields = Fields(f"{CONFIG} in {claim.weight}", found)
     if BIAS_OUT in tensors:
-        return _transcoder(files, fields, tensors)
-    return read_as(FORMAT, files, fields, tensors, choices)
+        return _transcoder(files, fields, tensors, choices)
+    return read_as(FORMAT, files, fields, tensors, choices, processed=True)
 
 
 def _fits(files: CheckpointFiles, name: str) -> bool:
@@ -87,20 +92,23 @@ def _length(tensors: Tensors) -> int:
     return shape[0] if shape else 1
 
 
-def _transcoder(files: CheckpointFiles, fields: Fields, tensors: Tensors) -> SAE:
+def _transcoder(files: CheckpointFiles, fields: Fields, tensors: Tensors, choices: Choices) -> SAE:
     d_in, d_sae = fields.size("d_in"), fields.size("d_sae")
     d_out = fields.optional_size("d_out")
     if d_out is None:
         d_out = Fact(_length(tensors), f"{tensors.file}: shape of {BIAS_OUT}")
     defined = "definition of a transcoder with b_dec_out"
     architecture = Fact("transcoder", f"{tensors.file}: {BIAS_OUT}")
+    site, site_out = fields.text("hook_point"), fields.text("out_hook_point")
+    centred, notes = default_processing(fields, choices, site, site_out)
     facts = {
         "architecture": architecture,
         "d_in": d_in,
         "d_sae": d_sae,
         "d_out": d_out,
-        "site": fields.text("hook_point"),
-        "site_out": fields.text("out_hook_point"),
+        "site": site,
+        "site_out": site_out,
+        "centred": centred,
         "model": fields.text("model_name"),
         "dtype": Fact(tensors.dtype("W_dec"), f"{tensors.file}: W_dec"),
         "normalization": Fact("none", defined, "assumed"),
@@ -113,7 +121,7 @@ def _transcoder(files: CheckpointFiles, fields: Fields, tensors: Tensors) -> SAE
     W_dec = tensors.decoder("W_dec", d_sae=d_sae.value, d_out=d_out.value)
     b_enc = tensors.take("b_enc", d_sae=d_sae.value)
     b_dec = tensors.take(BIAS_OUT, d_out=d_out.value)
-    notes = warnings(fields, tensors, files, architecture)
+    notes += warnings(fields, tensors, files, architecture)
     return SAE(
         config_from(facts, format=FORMAT, notes=notes, provenance=provenance(fields)),
         ReLU(),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Claim
 from saebench.adapters.reading.fields import Fields
+from saebench.adapters.reading.processing import FOLDED_VALUES, is_of_heads
 from saebench.adapters.reading.tensors import Tensors
 from saebench.adapters.saelens.architecture import (
     BATCH,
@@ -23,6 +24,7 @@ from saebench.adapters.saelens.context import (
     METADATA,
     PROVENANCE_KEY,
     centring,
+    default_processing,
     reshaping,
     sampling_facts,
 )
@@ -99,9 +101,18 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
 
 
 def read_as(
-    format: str, files: CheckpointFiles, fields: Fields, tensors: Tensors, choices: Choices
+    format: str,
+    files: CheckpointFiles,
+    fields: Fields,
+    tensors: Tensors,
+    choices: Choices,
+    *,
+    processed: bool = False,
 ) -> SAE:
-    """:func:`read` for a config from wherever a version of the format keeps it."""
+    """:func:`read` for a config from wherever a version of the format keeps it.
+
+    ``processed`` says that the run's model was loaded with the default processing of TransformerLens.
+    """
     _check_kinds(fields)
     architecture = read_architecture(fields, tensors, choices)
     transcoder = architecture.value in TRANSCODERS
@@ -110,6 +121,14 @@ def read_as(
     inputs = read_normalization(fields, files, choices, architecture.value, d_in.value)
     trained = _trained_as(fields, architecture)
     site = fields.text(f"{METADATA}.{SITE_KEY}", SITE_KEY, "hook_point")
+    site_out = fields.text(f"{METADATA}.{SITE_OUT_KEY}", SITE_OUT_KEY) if transcoder else None
+    model = fields.text(f"{METADATA}.{MODEL_KEY}", MODEL_KEY)
+    if processed:
+        centred, notes = default_processing(fields, choices, site, site_out)
+        notes += [FOLDED_VALUES] if is_of_heads(site) else []
+    else:
+        centred, notes = centring(fields, choices, model, site, site_out)
+    inputs.notes.extend(notes)
     facts = {
         "architecture": trained,
         "d_in": d_in,
@@ -117,14 +136,14 @@ def read_as(
         "d_out": d_out,
         "k": _k(fields, choices, architecture, d_sae.value),
         "site": site,
-        "site_out": fields.text(f"{METADATA}.{SITE_OUT_KEY}", SITE_OUT_KEY) if transcoder else None,
-        "model": fields.text(f"{METADATA}.{MODEL_KEY}", MODEL_KEY),
+        "site_out": site_out,
+        "model": model,
         "dtype": Fact(tensors.dtype("W_dec"), f"{tensors.file}: W_dec"),
         **inputs.facts,
         "undo_normalization": _undo(architecture, is_scaled=inputs.is_scaled),
         "subtract_b_dec": _subtract_b_dec(fields, choices, transcoder),
         "reshape": reshaping(fields, site),
-        "centred": centring(fields),
+        "centred": centred,
         **sampling_facts(fields),
     }
     if transcoder and facts["site_out"] is None:

@@ -135,19 +135,22 @@ def _layout(
     known: Knowledge,
     choices: Choices,
 ) -> Layout:
-    """Widths by config and shapes; the format's own orientation where matrices are square."""
+    """Widths by config and shapes; raises where matrices are square and nobody says which way round."""
     shapes = {role: (name, header[name].shape) for role, name in roles.items()}
     sheet = Sheet(file)
     layout = settle_layout(sheet, shapes, known, choices)
     if layout is not None:
         return layout
-    width = shapes["encoder"][1][0]
     linear = roles["encoder"].endswith(".weight")
-    source = f"square; as {roles['encoder']} is in this format (else --set orientation=…)"
-    ways = [Fact(LINEAR if way else PLAIN, source, "assumed") for way in (linear, not linear)]
-    said = choices.text("orientation"), choices.text("decoder_orientation")
-    size = Fact(width, f"{file}: {roles['encoder']}")
-    return Layout(size, size, size, said[0] or ways[0], said[1] or ways[1])
+    usual = {"orientation": linear, "decoder_orientation": not linear}
+    open_ones = [name for name in usual if choices.text(name) is None]
+    answers = [f"--set {name}={LINEAR if usual[name] else PLAIN}" for name in open_ones]
+    raise CheckpointError(
+        f"which way round {' and '.join(roles[r] for r in ('encoder', 'decoder'))} of {file} are",
+        f"square, {list(shapes['encoder'][1])}, so that lengths do not tell",
+        f"Give {' '.join(answers)} if they are as a module of that name has them, or the other way "
+        f"round ({PLAIN} or {LINEAR}).",
+    )
 
 
 def _gate(file: str, trained: Fact, given: Fact | None, known: Knowledge, choices: Choices) -> Gate:
