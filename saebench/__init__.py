@@ -12,13 +12,25 @@ from typing import Any
 from saebench._version import __version__
 
 _LAZY = {
+    "CrossLayerTranscoder": "saebench.sae",
+    "Crosscoder": "saebench.sae",
+    "Dictionary": "saebench.sae",
     "SAE": "saebench.sae",
     "SAEConfig": "saebench.sae",
     "SaebenchError": "saebench.errors",
     "load_sae": "saebench.loading",
 }
 
-__all__ = ["SAE", "SAEConfig", "SaebenchError", "__version__", "load_sae"]
+__all__ = [
+    "SAE",
+    "CrossLayerTranscoder",
+    "Crosscoder",
+    "Dictionary",
+    "SAEConfig",
+    "SaebenchError",
+    "__version__",
+    "load_sae",
+]
 
 
 def __getattr__(name: str) -> Any:

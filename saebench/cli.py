@@ -17,6 +17,7 @@ from saebench.errors import ConfigError, SaebenchError
 from saebench.settings import ROLES, SETTINGS
 
 USAGE_ERROR = 4  # as pytest's
+MAX_LINE = 10_000  # characters of a line of an error
 
 EPILOG = """\
 examples:
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SaebenchError as error:
         if values.debug:
             raise
-        print(f"saebench: {error}", file=sys.stderr)
+        print(f"saebench: {_shown(error)}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
         print("saebench: interrupted; what was measured before is kept", file=sys.stderr)
@@ -108,6 +109,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+
+
+def _shown(error: SaebenchError) -> str:
+    """The message without the control characters that names in files may bring to a terminal."""
+    from saebench.inspection import printable
+
+    return "\n".join(printable(line, MAX_LINE) for line in str(error).split("\n"))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,7 +7,7 @@ of one activation have a mean far above that of random directions, 0 Â± ``1 / âˆ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -43,25 +43,39 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Per latent, ``[d_sae]``: norms, alignment, and whether the decoder or encoder part is zero."""
+    """Per latent, ``[d_sae]``: norms and alignment of what is stored, and what holds of all of it.
 
+    ``effective`` are the norms over all targets in the units of activations, as decoding writes them:
+    a scale of the latents and the undoing of a normalisation are in these and not in ``norms``.
+    """
+
+    effective: Tensor
     norms: Tensor
     encoder_norms: Tensor
     alignment: Tensor
     tied: bool
     narrow: dict[str, bool]
 
+    @property
+    def is_written(self) -> bool:
+        """Whether any decoder row is not zero; little else can be said of a decoder that is."""
+        return bool(self.norms.any())
+
 
 @torch.no_grad()
 def diagnose(sae: Dictionary) -> list[Finding]:
     """Findings about a checkpoint, the most severe first; needs no model and no activations."""
     parts = list(sae._layers) if isinstance(sae, CrossLayerTranscoder) else [sae]
+    norms = sae.decoder_norms().float().norm(dim=1).cpu()
     found: list[Finding] = []
+    start = 0
     for number, part in enumerate(parts):
         if not isinstance(part, SAE):
-            continue
+            raise TypeError(f"no findings are known for a {type(part).__name__}")
         where = f"layer {number}: " if len(parts) > 1 else ""
-        for finding in _of_one(part):
+        effective = norms[start : start + part.cfg.d_sae]
+        start += part.cfg.d_sae
+        for finding in _of_one(part, effective):
             text = where + finding.text
             found.append(Finding(finding.severity, finding.code, text, finding.figures))
     if sae.pending:
@@ -71,8 +85,8 @@ def diagnose(sae: Dictionary) -> list[Finding]:
     return sorted(found, key=lambda item: SEVERITIES.index(item.severity))
 
 
-def _of_one(sae: SAE) -> Iterator[Finding]:
-    rows = _read_rows(sae)
+def _of_one(sae: SAE, effective: Tensor) -> Iterator[Finding]:
+    rows = _read_rows(sae, effective)
     yield from _norms(sae, rows)
     yield from _silent(sae, rows)
     yield from _alignment(sae, rows)
@@ -81,7 +95,7 @@ def _of_one(sae: SAE) -> Iterator[Finding]:
     yield from _duplicates(sae, rows)
 
 
-def _read_rows(sae: SAE) -> _Rows:
+def _read_rows(sae: SAE, effective: Tensor) -> _Rows:
     """One reading of both matrices."""
     n = sae.cfg.d_sae
     norms, encoder_norms, alignment = torch.empty(n), torch.empty(n), torch.zeros(n)
@@ -89,15 +103,18 @@ def _read_rows(sae: SAE) -> _Rows:
     tied = same_width
     narrow = {"bfloat16": True, "float16": True}
     for rows in _blocks(n, max(sae.cfg.width_in, sae.cfg.width_out)):
-        decoder, encoder = sae.W_dec[rows].float(), sae.W_enc[:, rows].T.float()
-        norms[rows], encoder_norms[rows] = decoder.norm(dim=1), encoder.norm(dim=1)
+        decoder, columns = sae.W_dec[rows].float(), sae.W_enc[:, rows].float()
+        norms[rows], encoder_norms[rows] = decoder.norm(dim=1), columns.norm(dim=0)
         if same_width:
+            encoder = (
+                columns.T.contiguous()
+            )  # once: each of its readers would stride over the block
             alignment[rows] = F.cosine_similarity(encoder, decoder, dim=1)
             tied = tied and torch.equal(encoder, decoder)
         for name, kept in narrow.items():
             dtype = getattr(torch, name)
             narrow[name] = kept and torch.equal(decoder, decoder.to(dtype).float())
-    return _Rows(norms, encoder_norms, alignment, tied, narrow)
+    return _Rows(effective, norms, encoder_norms, alignment, tied, narrow)
 
 
 def _blocks(n: int, width: int) -> Iterator[slice]:
@@ -107,13 +124,15 @@ def _blocks(n: int, width: int) -> Iterator[slice]:
 
 
 def _norms(sae: SAE, rows: _Rows) -> Iterator[Finding]:
-    live = rows.norms[rows.norms > 0]
+    live = rows.effective[rows.effective > 0]
     if not live.numel():
         yield Finding("error", "zero_decoder", "every decoder direction is zero")
         return
     low, mean, high = float(live.min()), float(live.mean()), float(live.max())
     figures = {"min": low, "mean": mean, "max": high}
     shown = f"min {low:.4g}, mean {mean:.4g}, max {high:.4g}"
+    if sae.cfg.n_targets > 1:
+        shown += f", over all {sae.cfg.n_targets} targets together"
     if max(abs(low - 1), abs(high - 1)) <= UNIT_TOLERANCE:
         yield Finding("info", "unit_norms", f"decoder directions have unit norm ({shown})", figures)
         return
@@ -129,7 +148,7 @@ def _norms(sae: SAE, rows: _Rows) -> Iterator[Finding]:
 
 def _silent(sae: SAE, rows: _Rows) -> Iterator[Finding]:
     """Latents that cannot do anything, by the weights alone."""
-    zero = int((rows.norms == 0).sum())
+    zero = int((rows.effective == 0).sum())
     if 0 < zero < sae.cfg.d_sae:
         text = (
             f"{_share(zero, sae)} have a decoder direction of zero: what fires there adds nothing"
@@ -148,7 +167,7 @@ def _silent(sae: SAE, rows: _Rows) -> Iterator[Finding]:
 
 def _alignment(sae: SAE, rows: _Rows) -> Iterator[Finding]:
     cfg = sae.cfg
-    if cfg.width_in != cfg.width_out or cfg.is_transcoder:
+    if cfg.width_in != cfg.width_out or cfg.is_transcoder or not rows.is_written:
         return
     if rows.tied:
         yield Finding(
@@ -204,7 +223,7 @@ def _threshold(sae: SAE) -> Iterator[Finding]:
 def _precision(sae: SAE, rows: _Rows) -> Iterator[Finding]:
     stored = sae.cfg.dtype
     for name, fits in rows.narrow.items():
-        if fits and stored in ("float32", "float64"):
+        if fits and rows.is_written and stored in ("float32", "float64"):
             text = (
                 f"the decoder is stored as {stored} but every value is a {name}: precision was lost "
                 "before it was saved"
@@ -229,16 +248,10 @@ def _duplicates(sae: SAE, rows: _Rows) -> Iterator[Finding]:
             .sort()
             .values
         )
-    unit = _unit_rows(sae, rows)
-    twins = 0
-    for block in _blocks(compared, 2 * n):
-        index = chosen[block]
-        best = torch.full((index.shape[0],), -1.0)
-        for other in _blocks(n, width):
-            cosine = unit(index) @ unit(torch.arange(other.start, other.stop)).T
-            itself = index[:, None] == torch.arange(other.start, other.stop)
-            best = torch.maximum(best, cosine.masked_fill_(itself, -1).amax(1))
-        twins += int(((best > DUPLICATE_COSINE) & (rows.norms[index] > 0)).sum())
+    twins = sum(
+        int(((_closest(sae, rows, index) > DUPLICATE_COSINE) & (rows.norms[index] > 0)).sum())
+        for index in (chosen[block] for block in _blocks(compared, width))
+    )
     if twins:
         of = f"{compared:,} latents compared" if compared < n else f"{n:,} latents"
         text = (
@@ -249,11 +262,21 @@ def _duplicates(sae: SAE, rows: _Rows) -> Iterator[Finding]:
         yield Finding("warning", "duplicates", text, figures)
 
 
-def _unit_rows(sae: SAE, rows: _Rows) -> Callable[[Tensor], Tensor]:
-    def unit(index: Tensor) -> Tensor:
-        return sae.W_dec[index].float() / rows.norms[index].clamp_min(1e-30)[:, None]
+def _closest(sae: SAE, rows: _Rows, index: Tensor) -> Tensor:
+    """The highest cosine of each of some latents' decoder rows with another latent's, ``[index]``.
 
-    return unit
+    The whole decoder is read once, in blocks, whatever number of latents is compared with it.
+    """
+    n, width = sae.W_dec.shape
+    lengths = rows.norms.clamp_min(1e-30)[:, None]
+    chosen = sae.W_dec[index.to(sae.W_dec.device)].float().cpu() / lengths[index]
+    best = torch.full((index.shape[0],), -1.0)
+    for block in _blocks(n, max(width, index.shape[0])):
+        cosine = (sae.W_dec[block].float().cpu() / lengths[block]) @ chosen.T
+        itself = ((index >= block.start) & (index < block.stop)).nonzero()[:, 0]
+        cosine[index[itself] - block.start, itself] = -1
+        best = torch.maximum(best, cosine.amax(0))
+    return best
 
 
 def _share(count: int, sae: SAE) -> str:

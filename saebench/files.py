@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,11 +29,14 @@ from saebench.weights import (
     read_weights,
     refuse_pickle,
 )
+from saebench.weights.kinds import unreadable
 from saebench.weights.plain import MAX_DEPTH, NotPlain, TooDeep, plain
 
 CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 
 MAX_CONFIG_BYTES = 4 * 2**20  # the config of an SAE is a few kilobytes
+MAX_EVENTS = 100_000  # values, and beginnings and ends of lists and mappings, in a YAML file
+MAX_NUMBER = 400  # characters of a number in YAML: more than any float has, and quick to convert
 MAX_FILES = 50_000  # a folder with more is a file system, not a collection of checkpoints
 
 
@@ -58,18 +63,20 @@ class CheckpointFiles:
         """The path of one of the names.
 
         Raises :class:`UnsafeFileError` when the name or a link leads out of the folder, and
-        :class:`CheckpointError` when there is no such file.
+        :class:`CheckpointError` when there is no such file, or none that may be looked at.
         """
         check_inside(name)
         path = self.root / name
-        if not path.is_file():
-            raise CheckpointError(
-                f"file {name!r} in {self.root}",
-                "a link to nothing" if path.is_symlink() else "no such file",
-                f"Found there: {', '.join(self.names) or 'nothing'}.",
-            )
-        target, root = path.resolve(), self.root.resolve()
-        if not any(target.is_relative_to(folder) for folder in (root, *_hub_blobs(root))):
+        with _reading(name):
+            if not path.is_file():
+                raise CheckpointError(
+                    f"file {name!r} in {self.root}",
+                    _what_else(path),
+                    f"Found there: {', '.join(self.names[:20]) or 'nothing'}.",
+                )
+            target, root = path.resolve(), self.root.resolve()
+            inside = any(target.is_relative_to(folder) for folder in (root, *_hub_blobs(root)))
+        if not inside:
             raise UnsafeFileError(
                 f"file {name!r} in {self.root}",
                 f"a link out of the folder, to {target}",
@@ -90,16 +97,18 @@ class CheckpointFiles:
 
     def _config(self, name: str, kind: str, parse: Callable[[str], Any]) -> dict[str, Any]:
         path = self.path(name)
-        size = path.stat().st_size
-        if size > MAX_CONFIG_BYTES:
+        with _reading(name), path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(MAX_CONFIG_BYTES + 1)
+        if max(size, len(content)) > MAX_CONFIG_BYTES:
             raise _not_a_config(name, f"{size:,} bytes, above the limit of {MAX_CONFIG_BYTES:,}")
         try:
-            value = plain(parse(path.read_bytes().decode("utf-8-sig")))
+            value = plain(parse(content.decode("utf-8-sig")))
         except (TooDeep, RecursionError):
             raise _not_a_config(name, f"nested deeper than {MAX_DEPTH} levels") from None
         except NotPlain as error:
             raise _not_a_config(name, str(error)) from error
-        except (ValueError, yaml.YAMLError) as error:
+        except (ValueError, OverflowError, yaml.YAMLError) as error:
             raise CheckpointError(
                 f"config {name} as {kind}",
                 f"{' '.join(str(error).split()).rstrip('.')} ({size:,} bytes)",
@@ -116,7 +125,8 @@ class CheckpointFiles:
         """
         path = self._weights(name)
         if name not in self._headers:  # every adapter looks, and a gzipped pickle is long to unpack
-            self._headers[name] = read_header(path)
+            with _reading(name):
+                self._headers[name] = read_header(path)
         return dict(self._headers[name])
 
     def state_dict(self, name: str) -> StateDict:
@@ -125,7 +135,9 @@ class CheckpointFiles:
         Raises :class:`UnsafeFileError` for a pickle that was not allowed or that needs more than
         tensors, containers and configs, and for a file whose declared sizes are not true.
         """
-        return read_weights(self._weights(name), outline=self.outline)
+        path = self._weights(name)
+        with _reading(name):
+            return read_weights(path, outline=self.outline)
 
     def _weights(self, name: str) -> Path:
         if is_pickle(name) and not self.allow_pickle:
@@ -135,13 +147,17 @@ class CheckpointFiles:
     def sizes(self, names: Iterable[str] | None = None) -> dict[str, int]:
         """The bytes of each file, of all files or of those named."""
         chosen = sorted(self.names if names is None else names)
-        return {name: self.path(name).stat().st_size for name in chosen}
+        found = {}
+        for name in chosen:
+            with _reading(name):
+                found[name] = self.path(name).stat().st_size
+        return found
 
     def digests(self, names: Iterable[str] | None = None) -> dict[str, str]:
         """The SHA-256 of each file in hexadecimal, of all files or of those named."""
         found = {}
         for name in sorted(self.names if names is None else names):
-            with self.path(name).open("rb") as file:
+            with _reading(name), self.path(name).open("rb") as file:
                 found[name] = hashlib.file_digest(file, "sha256").hexdigest()
         return found
 
@@ -163,12 +179,22 @@ def is_allowed(name: str) -> bool:
 
 
 def list_files(root: Path, wanted: Callable[[str], bool] = is_allowed) -> tuple[str, ...]:
-    """The allowed files below ``root``, sorted; hidden and linked folders are not entered."""
+    """The allowed files below ``root``, sorted; hidden and linked folders are not entered.
+
+    Names with control characters, which could not even be shown, are left out. Raises
+    :class:`CheckpointError` when ``root`` may not be listed.
+    """
+
+    def refused(error: OSError) -> None:
+        if error.filename == os.fspath(root):
+            raise unreadable(root.name, error) from error
+
     found: list[str] = []
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=refused):
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = Path(folder).relative_to(root)
-        found += [(inside / name).as_posix() for name in names if wanted(name)]
+        paths = ((inside / name).as_posix() for name in names if wanted(name))
+        found += [path for path in paths if path.isprintable()]
         if len(found) > MAX_FILES:
             raise BadReferenceError(
                 f"checkpoints below {root}",
@@ -182,6 +208,24 @@ def _not_a_config(name: str, found: str) -> UnsafeFileError:
     return UnsafeFileError(
         f"config {name} of a checkpoint", found, "Reference the folder of a checkpoint."
     )
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """What the system refuses, as an error that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise unreadable(name, error) from error
+
+
+def _what_else(path: Path) -> str:
+    """What a path is that is no file."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "a link to nothing" if path.is_symlink() else "no such file"
+    return "a folder" if stat.S_ISDIR(mode) else "not a regular file"
 
 
 def _hub_blobs(root: Path) -> Iterator[Path]:
@@ -209,6 +253,24 @@ def _construct_text(loader: _YamlLoader, node: yaml.ScalarNode) -> str:
     return str(loader.construct_scalar(node))
 
 
+def _construct_int(loader: _YamlLoader, node: yaml.ScalarNode) -> Any:
+    return _number(loader, node, loader.construct_yaml_int)
+
+
+def _construct_float(loader: _YamlLoader, node: yaml.ScalarNode) -> Any:
+    return _number(loader, node, loader.construct_yaml_float)
+
+
+def _number(loader: _YamlLoader, node: yaml.ScalarNode, construct: Callable[[Any], Any]) -> Any:
+    """A number, or the text of one in base 60 (``1:30``), which YAML 1.2 reads as text."""
+    text = str(loader.construct_scalar(node))
+    if ":" in text:
+        return text
+    if len(text) > MAX_NUMBER:
+        raise NotPlain(f"a number of {len(text):,} characters")
+    return construct(node)
+
+
 def _key(loader: _YamlLoader, node: yaml.Node) -> Any:
     if not isinstance(node, yaml.ScalarNode):
         raise NotPlain("a list or mapping as a key")
@@ -216,6 +278,8 @@ def _key(loader: _YamlLoader, node: yaml.Node) -> Any:
 
 
 _YamlLoader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
+_YamlLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_YamlLoader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 _YamlLoader.add_constructor("tag:yaml.org,2002:timestamp", _construct_text)
 _YamlLoader.add_constructor("tag:yaml.org,2002:merge", _construct_text)
 _YamlLoader.add_constructor("tag:yaml.org,2002:value", _construct_text)
@@ -227,7 +291,9 @@ def _parse_json(text: str) -> Any:
 
 def _parse_yaml(text: str) -> Any:
     depth = 0
-    for event in yaml.parse(text, Loader=_YamlLoader):
+    for count, event in enumerate(yaml.parse(text, Loader=_YamlLoader)):
+        if count >= MAX_EVENTS:
+            raise NotPlain(f"more than {MAX_EVENTS:,} values, lists and mappings")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise NotPlain("an anchor or alias, which could multiply what it names")
         tag = getattr(event, "tag", None)

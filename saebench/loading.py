@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,15 @@ from saebench.adapters.reading.places import with_places
 from saebench.diagnosis import diagnose
 from saebench.files import CheckpointFiles
 from saebench.inspection import Inspection
-from saebench.locating import bring, expand, hint, short_name, short_names, the_checkpoint
+from saebench.locating import (
+    bring,
+    expand,
+    hint,
+    left_aside,
+    short_name,
+    short_names,
+    the_checkpoint,
+)
 from saebench.reference import Reference, as_reference, resolve
 from saebench.sae import Dictionary
 from saebench.unchanged import check_unchanged, stamps
@@ -53,14 +61,14 @@ def load_sae(
     *,
     site: str | None = None,
     allow_pickle: bool = False,
-    settings: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     tensors: Mapping[str, str] | None = None,
 ) -> Dictionary:
     """The SAE at a reference (``hf:org/repo@revision:path``, or a local folder or weight file).
 
     ``site`` names the hook point where the files do not, or overrules them. ``allow_pickle``
     admits ``.pt`` and ``.pkl`` files, read as data only. ``settings`` say what the files leave open
-    (``{"k": "10"}``), ``tensors`` which tensor has which role (``{"encoder": "W_enc"}``). Raises
+    (``{"k": 10}``), ``tensors`` which tensor has which role (``{"encoder": "W_enc"}``). Raises
     :class:`BadReferenceError` when nothing, or more than one checkpoint, is there,
     :class:`CheckpointError` when the files are not a usable checkpoint, and :class:`ConfigError` for
     a setting that the format does not take.
@@ -75,7 +83,7 @@ def open_checkpoint(
     *,
     site: str | None = None,
     allow_pickle: bool = False,
-    settings: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     tensors: Mapping[str, str] | None = None,
     outline: bool = False,
 ) -> Checkpoint:
@@ -95,7 +103,8 @@ def open_checkpoint(
     adapter, found = claim(files)
     choices = Choices(settings, tensors)
     sae = adapter.read(files, found, choices)
-    sae.cfg = with_places(sae.cfg, choices, site)
+    cfg = with_places(sae.cfg, choices, site)
+    sae.cfg = replace(cfg, notes=(*cfg.notes, *left_aside(place)))
     choices.check_used(found.format)
     digests = {} if outline else files.digests(found.files)
     check_unchanged(files, before)
@@ -110,8 +119,7 @@ def open_checkpoint(
         given={
             "site": site,
             "allow_pickle": allow_pickle and any(map(is_pickle, found.weights)),
-            "settings": dict(settings or {}),
-            "tensors": dict(tensors or {}),
+            **choices.given,
         },
     )
 
@@ -121,7 +129,7 @@ def inspect(
     *,
     site: str | None = None,
     allow_pickle: bool = False,
-    settings: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     tensors: Mapping[str, str] | None = None,
     headers_only: bool = False,
 ) -> Inspection:

@@ -102,6 +102,16 @@ def hint(resolved: Resolved, found: Candidate) -> str:
     return "/".join(path.parts[-HINT_PARTS:])
 
 
+def left_aside(found: Candidate) -> tuple[str, ...]:
+    """A note that names the weight files of the folder that are not read; none where there are none."""
+    if not found.aside:
+        return ()
+    more = len(found.aside) - SHOWN
+    shown = ", ".join(found.aside[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    each = "it by itself" if len(found.aside) == 1 else "one of them by itself"
+    return (f"also in the folder, not read: {shown} (reference {each} to load it)",)
+
+
 def short_name(reference: Reference) -> str:
     """A short name: ``trainer_0`` of a local path, ``repo@abcdef1:layer_13`` on the hub."""
     if reference.kind == "local":

@@ -336,6 +336,7 @@ def _record(
             "cfg": plain,
             "reads": named.describe(named.reads),
             "writes": named.describe(named.writes),
+            "centred": any(reading.centred for reading in subject.reads),
             "facts": facts,
             "notes": list(notes),
             "provenance": dict(provenance),

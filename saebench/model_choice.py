@@ -18,7 +18,7 @@ DIGITS = 12  # of a digest: enough to tell two models apart
 def model_specs(config: Config, checkpoints: Mapping[str, SAEConfig]) -> tuple[ModelSpec, ...]:
     """The models in the order in which sources count them.
 
-    Raises :class:`ConfigError` where there is none, or fewer than a checkpoint reads.
+    Raises :class:`ConfigError` where there is none, fewer than a checkpoint reads, or more than any.
     """
     given = (config.model, *config.others) if config.model is not None else _stated(checkpoints)
     for name, cfg in checkpoints.items():
@@ -29,7 +29,24 @@ def model_specs(config: Config, checkpoints: Mapping[str, SAEConfig]) -> tuple[M
                 f"only {len(given)}: {', '.join(spec.ref for spec in given)}",
                 'Give --model once for each, in this order, or model = ["…", "…"].',
             )
-    return tuple(spec for spec in given if spec is not None)
+    _check_all_read(given, checkpoints)
+    return given
+
+
+def _check_all_read(given: Sequence[ModelSpec], checkpoints: Mapping[str, SAEConfig]) -> None:
+    """Raise :class:`ConfigError` for models that no checkpoint reads, which a card would still name."""
+    most = max((cfg.n_models for cfg in checkpoints.values()), default=len(given))
+    if len(given) <= most:
+        return
+    many = len(checkpoints) != 1
+    one = any(cfg.n_sources == 1 and cfg.difference is None for cfg in checkpoints.values())
+    difference = "; for a difference SAE add --set direction=difference_ftb" if one else ""
+    raise ConfigError(
+        f"{most} language model{'s' * (most != 1)}, as many as "
+        f"{'these checkpoints read' if many else f'{next(iter(checkpoints))} reads'}",
+        f"{len(given)}: {', '.join(spec.ref for spec in given)}",
+        f"Give --model {'once' if most == 1 else f'{most} times'}{difference}.",
+    )
 
 
 def _stated(checkpoints: Mapping[str, SAEConfig]) -> tuple[ModelSpec, ...]:

@@ -11,8 +11,9 @@ SETTINGS: Mapping[str, str] = {
     "activation": "relu, topk, batchtopk, jumprelu, gated or abstopk",
     "k": "latents kept per token (topk, abstopk), or on average (batchtopk)",
     "relu": "true or false: whether top-k rectifies the values it keeps",
-    "threshold": "of jumprelu or batchtopk, in units of pre-activations; or estimate (batchtopk)",
-    "log_threshold": "true or false: whether the threshold tensor holds logarithms",
+    "threshold": "of jumprelu or batchtopk, in units of pre-activations; or estimate (from data, by k), "
+    "log (the file holds logarithms) or stored (negative ones as they are)",
+    "log_threshold": "true or false: whether the threshold tensor holds logarithms, as threshold=log",
     "subtract_b_dec": "true or false: whether b_dec is subtracted before the encoder",
     "orientation": "of the encoder in the file: d_in,d_sae or d_sae,d_in",
     "decoder_orientation": "of the decoder in the file: d_sae,d_in or d_in,d_sae",

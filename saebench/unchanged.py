@@ -1,6 +1,7 @@
 """Notice files that change while they are read: a training run may be writing them.
 
-What is loaded, what is measured and the digests of a record have to be of the same bytes.
+What is loaded, what is measured and the digests of a record have to be of the same bytes. Once
+loaded, values are copies in memory: only what happens to a file between the two looks matters.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def test_inspect_says_what_a_checkpoint_is_and_where_it_was_read(saebench, world
     assert found["facts"]["k"]["value"] == 4
     assert found["facts"]["site"] == {
         "value": "blocks.0.hook_mlp_out",
-        "source": "the site given by the user",
+        "source": "--site blocks.0.hook_mlp_out",
         "how": "user",
     }
 
@@ -277,6 +277,23 @@ def test_other_commands_refuse_what_is_not_there(refused, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "empty" in refused("card", "empty")
     assert "recipe.toml" in refused("train", "recipe.toml")
+
+
+def test_control_characters_of_an_error_do_not_reach_the_terminal(saebench):
+    code, _, err = saebench("inspect", "no\x1b]0;title\x07where")
+    assert code == USAGE
+    assert err.rstrip("\n").isprintable()
+    assert "where" in err
+
+
+def test_the_lines_of_an_error_are_kept(saebench, monkeypatch):
+    from saebench.errors import CheckpointError
+
+    def refuse(*_, **__):
+        raise CheckpointError("a sheet", "one\n  two\x1b[2J", "Say which")
+
+    monkeypatch.setattr("saebench.loading.inspect", refuse)
+    assert saebench("inspect", "x")[2] == "saebench: a sheet: one\n  two [2J. Say which.\n"
 
 
 def test_debug_shows_where_an_error_comes_from(saebench):

@@ -98,6 +98,10 @@ class TestYaml:
             "7": "seven",
         }
 
+    @pytest.mark.parametrize("number", ["1:30", "1:30.5", "1" + ":59" * 1_000_000])
+    def test_numbers_in_base_60_are_texts_as_in_yaml_1_2(self, tmp_path: Path, number: str) -> None:
+        assert self.read(tmp_path, f"a: {number}\n") == {"a": number}
+
     @pytest.mark.parametrize(
         ("text", "found"),
         [
@@ -109,6 +113,9 @@ class TestYaml:
             ("a: 1\na: 2\n", "the key 'a' twice"),
             ("? [1, 2]\n: 3\n", "a list or mapping as a key"),
             (f"a: {'9' * 30}\n", "beyond 64 bits"),
+            (f"a: {'9' * 5000}\n", "a number of 5,000 characters"),
+            (f"a: {'9' * 5000}.5\n", "a number of 5,002 characters"),
+            (f"a: [{'b,' * 1_000_000}]\n", "more than 100,000 values"),
             (f"a: {'[' * 40}{']' * 40}\n", "nested deeper than 32 levels"),
             (f"a: {'[' * 100_000}\n", "nested deeper than 32 levels"),
             ("- 1\n", "a list instead of an object"),
@@ -120,7 +127,7 @@ class TestYaml:
         with pytest.raises(UnsafeFileError, match=rf"config config\.yaml .*{found}"):
             self.read(tmp_path, text)
 
-    @pytest.mark.parametrize("text", ["a: [", "a: 1\n---\nb: 2\n", "\ta: 1", f"a: {'9' * 5000}"])
+    @pytest.mark.parametrize("text", ["a: [", "a: 1\n---\nb: 2\n", "\ta: 1", "a: 0x_"])
     def test_damaged_yaml_names_the_file(self, tmp_path: Path, text: str) -> None:
         with pytest.raises(CheckpointError, match=r"config config\.yaml as YAML"):
             self.read(tmp_path, text)

@@ -9,7 +9,9 @@ import torch
 
 from saebench.activations import BatchTopK, JumpReLU, ReLU, TopK
 from saebench.diagnosis import diagnose
-from saebench.sae import SAE, CrossLayerTranscoder, SAEConfig
+from saebench.sae import SAE, Crosscoder, CrossLayerTranscoder, SAEConfig
+from saebench.sae.normalization import Affine
+from saebench.sae.pursuit import MatchingPursuit
 
 D, F = 32, 80
 
@@ -79,6 +81,61 @@ def test_norms_are_reported_when_they_are_not_one():
     W_dec = sae().W_dec * torch.linspace(0.5, 2, F)[:, None]
     figures = found(sae(W_dec=W_dec))["norms"].figures
     assert (figures["min"], figures["max"]) == (pytest.approx(0.5), pytest.approx(2.0))
+
+
+def test_norms_are_those_of_what_is_written_and_not_of_what_is_stored():
+    scale = torch.linspace(0.5, 2, F)
+    stored = sae().W_dec * scale[:, None]
+    scaled = sae(W_dec=stored, latent_scale=scale)
+    assert "unit_norms" in found(scaled)
+    assert "norms" not in found(scaled)
+    assert found(scaled)["alignment"].figures == pytest.approx(
+        found(sae())["alignment"].figures, rel=1e-5
+    )
+    affine = sae(normalization=Affine(torch.tensor(0.25)))
+    figures = found(affine)["norms"].figures
+    assert figures == {key: pytest.approx(4) for key in ("min", "mean", "max")}
+    norms = affine.decoder_norms()
+    assert (figures["min"], figures["max"]) == (float(norms.min()), float(norms.max()))
+    kept = replace(affine.cfg, undo_normalization=False)
+    assert "unit_norms" in found(sae(cfg=kept, normalization=Affine(torch.tensor(0.25))))
+
+
+def test_a_latent_whose_target_is_scaled_to_nothing_writes_nothing():
+    mute = Affine(torch.tensor(1.0), scale_out=torch.tensor([0.0] + [1.0] * (D - 1)))
+    W_dec = sae().W_dec.clone()
+    W_dec[4, 1:] = 0
+    assert found(sae(W_dec=W_dec, normalization=mute))["zero_decoder_rows"].figures == {
+        "latents": 1
+    }
+
+
+def test_norms_of_several_targets_are_taken_together_and_said_to_be():
+    W_dec = torch.zeros(F, 2 * D)
+    W_dec[:, 0], W_dec[:, D] = 3, 4
+    cfg = SAEConfig("crosscoder", D, F, D, n_sources=2, n_targets=2)
+    W_enc = torch.randn(2 * D, F, generator=torch.Generator().manual_seed(0))
+    item = Crosscoder(cfg, ReLU(), W_enc=W_enc, W_dec=W_dec, b_dec=torch.zeros(2 * D))
+    finding = found(item)["norms"]
+    assert finding.figures == {"min": 5, "mean": 5, "max": 5}
+    assert "over all 2 targets together" in finding.text
+    assert "targets" not in found(sae())["unit_norms"].text
+
+
+def test_of_a_decoder_of_zeros_nothing_else_is_said():
+    zeros = torch.zeros(F, D)
+    assert set(found(sae(W_dec=zeros))) == {"zero_decoder"}
+    untrained = found(sae(W_dec=zeros, W_enc=zeros.T.contiguous()))
+    assert not {"tied", "alignment", "dtype_loss"} & set(untrained)
+
+
+def test_a_dictionary_that_is_pursued_has_the_same_findings_and_is_tied():
+    options = {"residual_threshold": 0.0, "max_rounds": 4, "stop_on_repeat": True}
+    cfg = SAEConfig("matching_pursuit", D, F, D)
+    W_dec = sae().W_dec.clone()
+    W_dec[3], W_dec[5] = 0, W_dec[50]
+    item = found(MatchingPursuit(cfg, W_dec=W_dec, b_dec=torch.zeros(D), **options))
+    assert {"tied", "unit_norms", "duplicates", "zero_decoder_rows"} <= set(item)
 
 
 def test_latents_without_a_direction_or_without_an_encoder_are_counted():
@@ -157,3 +214,22 @@ def test_each_layer_of_a_cross_layer_transcoder_is_looked_at():
     assert findings[0].severity == "error"
     assert findings[0].text.startswith("layer 0: ")
     assert any(f.code == "unit_norms" and f.text.startswith("layer 1: ") for f in findings)
+
+
+def test_layers_of_different_widths_have_the_norms_of_their_own_latents():
+    layers = [sae(d_sae=10), sae(W_dec=2 * sae().W_dec)]
+    cfg = SAEConfig("clt", D, F + 10, D, n_sources=2, n_targets=2)
+    shared = Affine(torch.tensor(0.5))
+    item = CrossLayerTranscoder(cfg, layers, [[0], [1]], torch.zeros(2, D), normalization=shared)
+    means = [f.figures["mean"] for f in diagnose(item) if f.code == "norms"]
+    assert means == [pytest.approx(2), pytest.approx(4)]
+
+
+def test_twins_are_found_as_by_comparing_all_pairs_at_once():
+    generator = torch.Generator().manual_seed(3)
+    W_dec = sae().W_dec.repeat(2, 1) + 0.02 * torch.randn(2 * F, D, generator=generator)
+    item = sae(d_sae=2 * F, W_dec=W_dec)
+    unit = W_dec.double() / W_dec.double().norm(dim=1, keepdim=True)
+    expected = int(((unit @ unit.T).fill_diagonal_(-1).amax(1) > 0.99).sum())
+    assert 0 < expected < 2 * F
+    assert found(item)["duplicates"].figures["latents"] == expected

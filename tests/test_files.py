@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,7 +89,8 @@ class TestNamesAndLinks:
     def test_what_is_no_regular_file_is_not_opened(self, tmp_path: Path, kind: str) -> None:
         path = tmp_path / "cfg.json"
         os.mkfifo(path) if kind == "fifo" else path.mkdir()
-        with pytest.raises(CheckpointError, match="no such file"):
+        found = "not a regular file" if kind == "fifo" else "a folder"
+        with pytest.raises(CheckpointError, match=rf"'cfg\.json' in .*: {found}\. Found there"):
             CheckpointFiles(tmp_path, ("cfg.json",)).json("cfg.json")
 
     def test_a_missing_file_and_a_dangling_link_say_what_is_there(self, tmp_path: Path) -> None:
@@ -230,7 +233,8 @@ class TestPickles:
         [
             (torch.nn.Linear(1, 1), "a pickle that needs torch.nn.modules.linear.Linear, which"),
             ({"W": torch.ones(1), "x": Evil()}, "a pickle that needs "),
-            (b"<html>", "no pickle, or one that needs more than tensors and containers ("),
+            (b"<html>", "an HTML page: the download was an error or login page"),
+            (b"<xml>", "no pickle, or one that needs more than tensors and containers ("),
             (b"\x80\x04\x95", "no pickle, or one that needs more than tensors and containers ("),
             (b"", "an empty file. The file is damaged or truncated"),
         ],
@@ -281,6 +285,13 @@ class TestFolders:
         with pytest.raises(BadReferenceError, match="closer to the checkpoints"):
             list_files(tmp_path)
 
+    def test_names_that_cannot_be_shown_are_left_out(self, tmp_path: Path) -> None:
+        for name in ("a.json", "b\x1b[31m.json", "c\n.safetensors", "\udcff.json"):
+            (tmp_path / name).touch()
+        (tmp_path / "d\x07").mkdir()
+        (tmp_path / "d\x07" / "e.json").touch()
+        assert list_files(tmp_path) == ("a.json",)
+
     def test_digests_are_those_of_sha256(self, tmp_path: Path) -> None:
         (tmp_path / "cfg.json").write_bytes(b"{}")
         (tmp_path / "w.safetensors").write_bytes(b"x")
@@ -293,3 +304,71 @@ class TestFolders:
         (tmp_path / "w.safetensors").write_bytes(b"xyz")
         assert folder(tmp_path).sizes() == {"cfg.json": 2, "w.safetensors": 3}
         assert folder(tmp_path).sizes(["cfg.json"]) == {"cfg.json": 2}
+
+
+class TestFilesThatTheSystemRefuses:
+    """Root reads everything: what the system says is put in its mouth."""
+
+    @staticmethod
+    def refuse(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
+        def refused(path: Path, *_: object, **__: object) -> None:
+            raise OSError(number, os.strerror(number), str(path))
+
+        monkeypatch.setattr(Path, call, refused)
+
+    @pytest.mark.parametrize(
+        ("number", "why"),
+        [(errno.EACCES, "permission denied"), (errno.EMFILE, "too many open files")],
+    )
+    @pytest.mark.parametrize(
+        "read",
+        [
+            lambda files: files.json("cfg.json"),
+            lambda files: files.yaml("cfg.json"),
+            lambda files: files.header("w.safetensors"),
+            lambda files: files.state_dict("w.safetensors"),
+            lambda files: files.header("w.pt"),
+            lambda files: files.digests(["cfg.json"]),
+        ],
+        ids=["json", "yaml", "header", "state dict", "pickle", "digests"],
+    )
+    def test_a_file_that_cannot_be_opened(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        read: Callable[[CheckpointFiles], object],
+        number: int,
+        why: str,
+    ) -> None:
+        for name in ("cfg.json", "w.safetensors", "w.pt"):
+            (tmp_path / name).write_bytes(b"{}")
+        files = folder(tmp_path, allow_pickle=True)
+        self.refuse(monkeypatch, "open", number)
+        with pytest.raises(CheckpointError, match=rf"file \S+: cannot be read: {why}") as error:
+            read(files)
+        assert not isinstance(error.value, UnsafeFileError)
+
+    def test_a_folder_that_may_not_be_searched(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "cfg.json").write_text("{}")
+        files = folder(tmp_path)
+        self.refuse(monkeypatch, "is_file", errno.EACCES)
+        with pytest.raises(CheckpointError, match=r"cfg\.json: cannot be read: permission denied"):
+            files.sizes()
+
+    def test_a_folder_that_may_not_be_listed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(path: object) -> None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))  # type: ignore[call-overload]
+
+        monkeypatch.setattr(os, "scandir", refused)
+        with pytest.raises(CheckpointError, match="cannot be read: permission denied"):
+            list_files(tmp_path)
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")
+    def test_an_archive_without_permission_is_not_called_damaged(self, tmp_path: Path) -> None:
+        (tmp_path / "w.npz").touch(mode=0)
+        with pytest.raises(CheckpointError, match=r"w\.npz: cannot be read: permission denied"):
+            folder(tmp_path).header("w.npz")

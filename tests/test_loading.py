@@ -17,6 +17,7 @@ from saebench.files import MAX_CONFIG_BYTES
 from saebench.inspection import printable
 from saebench.loading import expand, inspect, load_sae, open_checkpoint, short_name
 from saebench.reference import parse_reference
+from saebench.sae import Fact
 
 GOLDEN = Path(__file__).parent / "oracles" / "golden" / "saelens"
 TOPK = GOLDEN / "topk-none-b_dec-subtracted"
@@ -51,6 +52,27 @@ class TestLoad:
         found = open_checkpoint(TOPK / "sae_weights.safetensors")
         assert found.name == "sae_weights"
         assert set(found.digests) == {"cfg.json", "sae_weights.safetensors"}
+
+    def test_other_weights_of_the_folder_are_noted_and_not_read(self, runs: Path) -> None:
+        folder = runs / "a" / "trainer_0"
+        before = open_checkpoint(folder)
+        assert not [note for note in before.sae.cfg.notes if "also in the folder" in note]
+        numpy.savez(folder / "params.npz", W_enc=numpy.ones((2, 3)))
+        found = open_checkpoint(folder)
+        assert found.sae.cfg.notes == (
+            *before.sae.cfg.notes,
+            "also in the folder, not read: params.npz (reference it by itself to load it)",
+        )
+        assert found.digests == before.digests
+        itself = open_checkpoint(folder / "sae_weights.safetensors")
+        assert itself.sae.cfg.notes == before.sae.cfg.notes
+
+    def test_of_many_other_weights_some_are_noted_and_the_rest_counted(self, runs: Path) -> None:
+        folder = runs / "a" / "trainer_0"
+        for step in range(15):
+            (folder / f"checkpoint_{step}.pt").touch()
+        note = load_sae(folder).cfg.notes[-1]
+        assert "checkpoint_11.pt and 3 more (reference one of them by itself" in note
 
     def test_a_file_that_holds_no_weights_points_to_its_folder(self) -> None:
         with pytest.raises(BadReferenceError, match="Reference the folder it is in"):
@@ -118,6 +140,20 @@ class TestLoad:
 
 
 class TestSite:
+    def test_a_site_from_the_user_settles_what_a_note_said_was_open(self, tmp_path: Path) -> None:
+        weights = {"W_enc": torch.ones(3, 6), "W_dec": torch.ones(6, 3)}
+        weights |= {"b_enc": torch.zeros(6), "b_dec": torch.zeros(3)}
+        save_file(weights, tmp_path / "sae.safetensors")
+        said = {"activation": "relu", "subtract_b_dec": "false"}
+        bare = load_sae(tmp_path, settings=said).cfg
+        given = load_sae(tmp_path, settings=said, site="blocks.2.hook_mlp_out").cfg
+        left = [note for note in bare.notes if note not in given.notes]
+        assert len(left) == 1
+        assert left[0].startswith("no config says which hook point it was trained on")
+        assert given.facts["site"] == Fact(
+            "blocks.2.hook_mlp_out", "--site blocks.2.hook_mlp_out", "user"
+        )
+
     def test_a_site_from_the_user_overrules_the_file_and_is_noted(self) -> None:
         cfg = load_sae(TOPK, site="blocks.2.hook_resid_post").cfg
         assert cfg.site == "blocks.2.hook_resid_post"

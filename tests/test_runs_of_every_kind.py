@@ -57,6 +57,8 @@ def test_a_run_is_measured_gated_and_recorded(runs: Runs, name: str) -> None:
     assert 0 < found["l0@1"]["value"] < kinds.F * kinds.LAYERS
     assert found["fve@1"]["low"] <= found["fve@1"]["value"] <= found["fve@1"]["high"] < 1
     assert ("fve_lowest_reading@1" in found) == (name in SEVERAL)
+    centred = any("mean over dimensions was taken out" in note for note in checkpoint["notes"])
+    assert checkpoint["centred"] == centred
     n_models = 1 + len(record["model"].get("others", ()))
     assert n_models == kind.n_models
 
@@ -70,9 +72,19 @@ def test_the_card_says_what_it_is_and_where_each_fact_is_from(runs: Runs, name: 
     if "assumed" in kind.hows.values():
         assert "assumed: " in facts
     assert runs.root.name not in card  # folders of the computer it ran on are nobody's business
+    counted = "| Activations read side by side | 2 |" in facts
+    assert counted == (name in ("layer-crosscoder", "model-crosscoder", "unscaled-crosscoder"))
     if name in SEVERAL:
         table = card.split("Each activation written:")[1].split("<details>")[0]
         assert table.count("\n| `") == kind.writes
+
+
+def test_a_run_that_centred_what_it_read_says_so_in_its_record_and_snippet(runs: Runs) -> None:
+    assert runs.command("sae", "--set=centred=true", out="centred") in (OK, FAILED)
+    out = runs.root / "out" / "centred"
+    (path,) = (out / "records").glob("*.json")
+    assert json.loads(path.read_text("utf-8"))["checkpoint"]["centred"] is True
+    assert "# x centred: x - x.mean(-1, keepdim=True)" in (out / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -57,6 +57,22 @@ class TestBeforeAModelIsLoaded:
         assert "the 2 language models that checkpoint reads" in line
         assert "Give --model once for each, in this order" in line
 
+    @pytest.mark.parametrize(
+        ("name", "count"), [("sae", 2), ("difference", 2), ("model-crosscoder", 3)]
+    )
+    def test_more_models_are_given_than_are_read(
+        self, runs: Runs, name: str, count: int, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        options = runs.options(name, runs.root / "out" / "refused")
+        kept = [o for o in options if not o.startswith(("--model=", "--set=direction"))]
+        given = [f"--model={runs.models[i % 2]}" for i in range(count)]
+        assert cli.main(["run", str(runs.path(name)), *given, *kept]) == USAGE
+        line = capsys.readouterr().err
+        read = count - 1
+        noun = "1 language model" if read == 1 else "2 language models"
+        assert f"{noun}, as many as checkpoint reads: {count}: {runs.models[0]}, " in line
+        assert ("for a difference SAE add --set direction=difference_ftb" in line) == (read == 1)
+
     def test_models_with_other_tokens(
         self, runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -31,12 +31,14 @@ class Candidate:
     """The files that may make up one checkpoint.
 
     ``path`` is what it is referenced by: a folder ("" is the listing's own) or a weight file.
-    ``names`` are relative to ``folder``, configs first; most lie directly in it.
+    ``names`` are relative to ``folder``, configs first; most lie directly in it. ``aside`` are the
+    other weight files, relative to it as well, that a reference to their folder does not mean.
     """
 
     path: str
     folder: str
     names: tuple[str, ...]
+    aside: tuple[str, ...] = ()
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -120,7 +122,8 @@ def _with_parents(folder: str) -> list[str]:
 
 def _in_folder(folder: str, folders: Folders) -> list[Candidate]:
     """The checkpoints whose weights lie directly in a folder."""
-    parts = _apart([name for name in folders[folder] if is_weights(name)])
+    weights = [name for name in folders[folder] if is_weights(name)]
+    parts = _apart(weights)
     if not parts:
         return []
     beside = Beside(folder, folders)
@@ -131,7 +134,10 @@ def _in_folder(folder: str, folders: Folders) -> list[Candidate]:
     if STEPS_FOLDER.fullmatch(last) and beside.root == run:
         # the end of a run that keeps its config above its steps, or the only step of one
         path = run if stem(parts[0][0]) in FINAL_STEMS else join(folder, parts[0][0])
-    return [_candidate(path, parts[0], beside)]
+    if path not in (folder, run):
+        return [_candidate(path, parts[0], beside)]  # a file that is referenced by itself
+    others = [name for name in weights if name not in parts[0] and not is_side(name)]
+    return [_candidate(path, parts[0], beside, others)]
 
 
 def _apart(weights: Sequence[str]) -> list[list[str]]:
@@ -152,8 +158,11 @@ def _apart(weights: Sequence[str]) -> list[list[str]]:
     return others or list(groups.values())
 
 
-def _candidate(path: str, mine: Sequence[str], beside: Beside) -> Candidate:
-    return Candidate(path, beside.root, beside.with_weights(mine))
+def _candidate(
+    path: str, mine: Sequence[str], beside: Beside, others: Sequence[str] = ()
+) -> Candidate:
+    aside = tuple(join(beside.prefix, name) for name in others)
+    return Candidate(path, beside.root, beside.with_weights(mine), aside)
 
 
 def _is_language_model(item: Candidate, folders: Folders) -> bool:

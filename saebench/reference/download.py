@@ -9,21 +9,27 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saebench.errors import ConfigError, HubError
 from saebench.reference.grammar import COMMIT
-from saebench.reference.hub import snapshot_folder
-from saebench.reference.hub_errors import with_retries
+from saebench.reference.hub import TRANSIENT, repository_folder, snapshot_folder
+from saebench.reference.hub_errors import MIRROR, explain, with_retries
 from saebench.reference.resolved import Resolved
 from saebench.weights import is_weights
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfFileMetadata
 
 LIMIT_VARIABLE = "SAEBENCH_MAX_DOWNLOAD_GIB"
 DEFAULT_LIMIT = 64.0  # GiB
 
+_ETAG = re.compile(r"[A-Za-z0-9_-]{1,128}")  # the client names files after it
 _TRANSIENT = ("ReadError", "WriteError")  # the others the client has tried again itself
 _GIB = 2**30
 
@@ -40,8 +46,11 @@ def fetch(resolved: Resolved, names: Iterable[str]) -> Path:
     reference, commit = resolved.reference, str(resolved.commit)
     root = snapshot_folder(str(reference.repo), commit, resolved.cache)
     for name in sorted(missing, key=lambda name: (is_weights(name), missing.index(name))):
-        _download(resolved, name)
-        _check_content(resolved, root / name, name)
+        try:
+            _download(resolved, name)
+            _check_content(resolved, root / name, name)
+        except OSError as error:
+            raise explain(f"{reference} on the hub", error, name) from None
     _remember(root, reference.revision or "main")
     return root
 
@@ -55,7 +64,7 @@ def check_size(resolved: Resolved, names: Iterable[str]) -> list[str]:
     if resolved.root is not None:
         return []
     root = snapshot_folder(str(resolved.reference.repo), str(resolved.commit), resolved.cache)
-    missing = [name for name in names if not _is_cached(root / name, resolved.sizes.get(name))]
+    missing = [name for name in names if not _is_here(resolved, root, name)]
     total = sum(resolved.sizes.get(name, 0) for name in missing)
     largest = max(missing, key=lambda name: resolved.sizes.get(name, 0), default="")
     asked, found = f"files of {resolved.reference}", f"{_size(total)} to download"
@@ -76,25 +85,48 @@ def check_size(resolved: Resolved, names: Iterable[str]) -> list[str]:
 
 
 def _download(resolved: Resolved, name: str) -> None:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import OfflineModeIsEnabled
+
+    repo, commit, endpoint = str(resolved.reference.repo), resolved.commit, resolved.endpoint
+
+    def look() -> None:
+        url = hf_hub_url(repo, name, revision=commit, endpoint=endpoint)
+        _check_promise(resolved, name, get_hf_file_metadata(url, endpoint=endpoint))
 
     def ask() -> str:
         return hf_hub_download(
-            str(resolved.reference.repo),
-            name,
-            revision=resolved.commit,
-            endpoint=resolved.endpoint,
-            cache_dir=resolved.cache,
+            repo, name, revision=commit, endpoint=endpoint, cache_dir=resolved.cache
         )
 
     asked = f"{resolved.reference} on the hub"
     try:
-        with_retries(asked, ask, _TRANSIENT, name)
+        with_retries(asked, look, TRANSIENT, name)
+        _check_place(resolved, name, Path(with_retries(asked, ask, _TRANSIENT, name)))
     except OfflineModeIsEnabled:
         raise HubError(
             f"{asked}, file {name}", "the hub is switched off", "Unset HF_HUB_OFFLINE."
         ) from None
+
+
+def _check_promise(resolved: Resolved, name: str, promised: HfFileMetadata) -> None:
+    """Raise :class:`HubError` for an ETag or a commit that the client must not make a path of."""
+    if not _ETAG.fullmatch(promised.etag or ""):
+        problem = f"the ETag {promised.etag!r:.80}"
+    elif promised.commit_hash != resolved.commit:
+        problem = f"the commit {promised.commit_hash!r:.80} where {resolved.commit} was asked for"
+    else:
+        return
+    raise HubError(f"{resolved.reference} on the hub, file {name}", problem, MIRROR)
+
+
+def _check_place(resolved: Resolved, name: str, path: Path) -> None:
+    """Raise :class:`HubError` where a file was not put into the cache."""
+    folder = repository_folder(str(resolved.reference.repo), resolved.cache).resolve()
+    target = path.resolve()
+    if not target.is_relative_to(folder):
+        asked = f"{resolved.reference} on the hub, file {name}"
+        raise HubError(asked, f"it was put at {target}", MIRROR)
 
 
 def _check_content(resolved: Resolved, path: Path, name: str) -> None:
@@ -122,6 +154,14 @@ def _digest(path: Path, kind: str, size: int) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _is_here(resolved: Resolved, root: Path, name: str) -> bool:
+    """Whether a file need not be downloaded; :class:`HubError` where the cache cannot be changed."""
+    try:
+        return _is_cached(root / name, resolved.sizes.get(name))
+    except OSError as error:
+        raise explain(f"{resolved.reference} on the hub", error, name) from None
 
 
 def _is_cached(path: Path, size: int | None) -> bool:

@@ -9,11 +9,12 @@ from typing import Any
 from saebench.errors import BadReferenceError, HubError
 from saebench.files import check_inside, is_allowed, list_files
 from saebench.reference.grammar import COMMIT, Reference
-from saebench.reference.hub_errors import with_retries
+from saebench.reference.hub_errors import MIRROR, with_retries
 from saebench.reference.resolved import Resolved
 from saebench.weights import is_unread, is_weights
 
 TIMEOUT = 30.0  # seconds for a listing, which of a repository of thousands of files takes some
+LONGEST_PART, LONGEST_NAME = 255, 2048  # bytes of a file name on usual disks, and of a whole path
 TRANSIENT = ("TimeoutException", "NetworkError", "RemoteProtocolError")
 
 
@@ -27,21 +28,18 @@ def resolve_hub(reference: Reference, endpoint: str | None, cache: Path | None) 
 
     repo, revision = str(reference.repo), reference.revision
 
-    def ask() -> Any:
-        return HfApi(endpoint=endpoint).model_info(
+    def ask() -> tuple[str, dict[str, Any]]:
+        info = HfApi(endpoint=endpoint).model_info(
             repo, revision=revision, files_metadata=True, timeout=TIMEOUT
         )
+        return str(info.sha), _listed(reference, info.siblings or [])
 
     try:
-        info = with_retries(f"{reference} on the hub", ask, TRANSIENT)
+        commit, siblings = with_retries(f"{reference} on the hub", ask, TRANSIENT)
     except OfflineModeIsEnabled:
         return _resolve_cached(reference, cache)
-    commit = str(info.sha)
     if not COMMIT.fullmatch(commit):
         raise HubError(f"the commit of {reference}", repr(commit), "Name a revision with @.")
-    siblings = {item.rfilename: item for item in info.siblings or []}
-    for name in siblings:
-        check_inside(name)
     names, file = _at(reference, siblings)
     return Resolved(
         reference=reference,
@@ -51,11 +49,36 @@ def resolve_hub(reference: Reference, endpoint: str | None, cache: Path | None) 
         within=reference.path,
         file=file,
         unread=tuple(filter(is_unread, siblings)),
-        sizes={name: int(siblings[name].size or 0) for name in names},
+        sizes={name: siblings[name].size or 0 for name in names},
         checksums={name: sum_ for name in names if (sum_ := _checksum(siblings[name]))},
         endpoint=endpoint,
         cache=cache,
     )
+
+
+def _listed(reference: Reference, siblings: Iterable[Any]) -> dict[str, Any]:
+    """The files of a listing by name, once each is one that can be: a mirror may send anything."""
+    found: dict[str, Any] = {}
+    for item in siblings:
+        name, size = item.rfilename, item.size
+        if not isinstance(name, str):
+            problem = f"{name!r:.40} where the name of a file should be"
+        elif _is_too_long(name):
+            problem = f"a file name of {len(name):,} characters, {name!r:.40}…"
+        elif size is not None and (type(size) is not int or size < 0):
+            problem = f"{size!r:.40} where the size of {name!r:.80} should be"
+        else:
+            check_inside(name)
+            found[name] = item
+            continue
+        raise HubError(f"the files of {reference} on the hub", problem, MIRROR)
+    return found
+
+
+def _is_too_long(name: str) -> bool:
+    """Whether a name cannot be written to usual disks; what is not text in UTF-8 counts as it is."""
+    data = name.encode("utf-8", "surrogatepass")
+    return len(data) > LONGEST_NAME or max(map(len, data.split(b"/"))) > LONGEST_PART
 
 
 def snapshot_folder(repo: str, commit: str, cache: Path | None) -> Path:

@@ -24,6 +24,7 @@ TRANSIENT_STATUS = (408, BUSY, 500, 502, 503, 504)
 CUT_SHORT = "Consistency check failed"  # how the client says that a file has another size
 NETWORK = "Check the network; HF_HUB_OFFLINE=1 uses only what is in the cache."
 LOG_IN = "log in with: hf auth login."
+MIRROR = "The hub sends no such thing: check what HF_ENDPOINT points to."
 
 
 def with_retries(
@@ -128,6 +129,8 @@ def _by_kind(error: BaseException) -> tuple[str, str]:
         return "no space left for the download", "Free some, or set HF_HOME to another disk."
     if isinstance(error, PermissionError):
         return f"no permission to write {error.filename}", "Set HF_HOME to a folder of yours."
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return "a name too long for this disk", "Set HF_HOME to a shorter path, or to another disk."
     if CUT_SHORT in str(error):
         return (
             f"another size than the hub says, after {len(WAITS) + 1} attempts",

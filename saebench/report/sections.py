@@ -29,7 +29,8 @@ FACTS = (
     ("sites", "Hook points read"),
     ("sites_out", "Hook points written"),
     ("models", "Models read"),
-    ("difference", "Difference read (model − model)"),
+    ("n_sources", "Activations read side by side"),
+    ("difference", "Difference read"),
     ("d_in", "Input width (d_in)"),
     ("d_out", "Output width (d_out)"),
     ("d_sae", "Latents (d_sae)"),
@@ -44,11 +45,17 @@ RULES = {
     "relu": "Rectified",
     "threshold": "Threshold",
     "input_scale": "Input scale",
+    "adds_b_enc": "b_enc added before the activation",
+    "orientation": "Orientation of the encoder in the file",
+    "decoder_orientation": "Orientation of the decoder in the file",
+    "centred": "Activations centred in training",
+    "model_processing": "Model processed in training",
 }
-NOT_SHOWN = {"n_sources", "n_targets", "undo_normalization"}  # told by the lists of hook points
+NOT_SHOWN = {"n_targets", "undo_normalization"}  # told above where they say something
 EACH = ("fve", "ce_clean", "ce_spliced", "ce_recovered", "kl")
 LISTED = 8  # of a list in a cell
 ARGUMENT_LENGTH = 4_000  # of a snippet, which must not be cut inside of a text
+CENTRED = "# x centred: x - x.mean(-1, keepdim=True), as the run did"
 ESTIMATED = "estimated on "  # how the source of a fact begins that was taken from data
 HOW = {"user": "given by the user", "assumed": "assumed"}
 
@@ -66,6 +73,10 @@ def what_it_is(record: Record) -> str:
         value = cfg.get(field)
         if value is None or value in ([], ()) or (same_out and field in ("site_out", "d_out")):
             continue
+        if field == "n_sources" and value == 1:
+            continue
+        if field == "difference":
+            value = " − ".join(f"model {number}" for number in str(value).split("-"))
         rows.append([title, _shown(value), _source(facts.get(field))])
     known = {field for field, _ in FACTS} | NOT_SHOWN
     for field in sorted(set(facts) - known, key=lambda name: (name not in RULES, name)):
@@ -107,6 +118,7 @@ def how_to_load(record: Record) -> str:
         "",
         f"sae = load_sae({name}{given})",
         *([f"sae.calibrate({flat})  # the files lack {', '.join(lacking)}"] if lacking else []),
+        *([CENTRED] if record.checkpoint.get("centred") else []),
         f"f = sae.encode(x)  # x[..., {width}] -> f[..., {cfg.get('d_sae', 'd_sae')}]",
         "y_hat = sae(x)" if writes_elsewhere(cfg) else f"x_hat = {decode}",
     ]

@@ -19,7 +19,8 @@ from saebench.weights.kinds import (
     is_weights,
     refuse_pickle,
 )
-from saebench.weights.pickle_meaning import PickledTensor, stored
+from saebench.weights.pickled_tensor import PickledTensor, stored
+from saebench.weights.stand_ins import refuse_stand_in
 from saebench.weights.state_dict import StateDict, find_state_dict, without_prefixes
 from saebench.weights.stored import Opened, Stored, StoredTensors, keep
 from saebench.weights.torch_file import read_content
@@ -95,10 +96,12 @@ def read_pickle(path: Path, *, outline: bool = False) -> StateDict:
     Raises :class:`UnsafeFileError` when the file needs more than tensors, containers and configs,
     and :class:`CheckpointError` when it is damaged or holds no state dict.
     """
+    refuse_stand_in(path)
     found = find_state_dict(read_content(path), path.name, PickledTensor)
     tensors = {key: stored(tensor, key, path.name) for key, tensor in found.stored.items()}
     return StateDict(StoredTensors(tensors, outline), found.wrapper, found.siblings)
 
 
 def _named(path: Path, read: Callable[[Path], dict[str, Stored]], outline: bool) -> StateDict:
+    refuse_stand_in(path)
     return StateDict(StoredTensors(without_prefixes(read(path), path.name), outline))

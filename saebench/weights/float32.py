@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from saebench.weights.stored import Opened
+from saebench.weights.stored import Opened, no_memory
 
 PIECE = 2**18  # elements looked at or converted at a time: 1 MiB of float32
 ROWS = 16  # of them in a piece at least: a cache line of the transpose
@@ -16,8 +16,8 @@ ROWS = 16  # of them in a piece at least: a cache line of the transpose
 def float32_rows(opened: Opened, *, transpose: bool = False) -> Tensor:
     """The tensor as contiguous float32 that is the caller's own.
 
-    ``transpose`` swaps its first two dimensions. A tensor that lies in its file just so is kept as
-    the map of the file.
+    ``transpose`` swaps its first two dimensions. Raises :class:`CheckpointError` when they are more
+    than the machine can hold.
     """
     source = opened.tensor.transpose(0, 1) if transpose else opened.tensor
     if source.is_meta:
@@ -25,7 +25,10 @@ def float32_rows(opened: Opened, *, transpose: bool = False) -> Tensor:
     ready = source.dtype is torch.float32 and source.is_contiguous()
     if ready and opened.owned and opened.is_aligned:
         return source
-    values = torch.empty(source.shape)
+    try:
+        values = torch.empty(source.shape)
+    except RuntimeError as error:  # torch has no class of its own for the memory of a computer
+        raise no_memory(f"{4 * source.numel():,} bytes", error) from error
     flat = (-1,) if source.is_contiguous() else source.shape
     for part, place in pieces(source.view(flat), values.view(flat)):
         place.copy_(part)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 
-from saebench.errors import UnsafeFileError
+from saebench.errors import CheckpointError, UnsafeFileError
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pkl.gz")
 WEIGHT_SUFFIXES = (".safetensors", ".npz", *PICKLE_SUFFIXES)
@@ -57,6 +58,16 @@ def refuse_pickle(name: str) -> UnsafeFileError:
         "a pickle, a file format that can carry code",
         "Convert it to safetensors, or pass --allow-pickle (allow_pickle=True) to read it as data "
         "only: a pickle that would run code is refused even then.",
+    )
+
+
+def unreadable(name: str, error: OSError) -> CheckpointError:
+    """The error for a file that the system does not let us read, whatever is in it."""
+    why = os.strerror(error.errno).lower() if error.errno else str(error)
+    return CheckpointError(
+        f"file {name}",
+        f"cannot be read: {why}",
+        "Check its permissions and those of its folder, and how many files may be open (ulimit -n).",
     )
 
 

@@ -1,4 +1,4 @@
-"""``.npz`` files: arrays mapped from the archive, headers parsed as literals, and no pickle."""
+"""``.npz`` files: arrays in their archive, headers parsed as literals, and no pickle."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from saebench.errors import UnsafeFileError
 from saebench.weights.kinds import dtypes_by, lying
-from saebench.weights.stored import MappedTensor, Opened, Stored, keep
+from saebench.weights.stored import MappedTensor, Opened, Stored, checked_name, checked_shape, keep
 from saebench.weights.zip_directory import Member, read_directory, unpack
 
 MAX_HEADER = 10_000  # bytes; numpy's own limit for untrusted files
+MAX_ARRAYS = 10_000
 
 _DTYPES = dtypes_by(
     (name, name)
@@ -56,11 +57,17 @@ def read_npz(path: Path) -> dict[str, Stored]:
     where declared sizes are not those of the file.
     """
     members = read_directory(path).values()
+    if len(members) > MAX_ARRAYS:
+        raise UnsafeFileError(
+            f"weights {path.name} of at most {MAX_ARRAYS:,} arrays",
+            f"{len(members):,}",
+            "Save the arrays of one checkpoint alone.",
+        )
     return {member.name.removesuffix(".npy"): _array(path, member) for member in members}
 
 
 def _array(path: Path, member: Member) -> Stored:
-    asked = f"array {member.name!r:.200} of {path.name}"
+    asked = f"array {checked_name(member.name, path.name)!r:.200} of {path.name}"
     if not member.name.endswith(".npy"):
         raise UnsafeFileError(asked, "a member that is no array (.npy)", "Save with numpy.savez.")
     start = _first_bytes(path, member)
@@ -73,13 +80,10 @@ def _array(path: Path, member: Member) -> Stored:
             path.name, f"array {member.name!r:.200} with a header", f"{error!s:.200}"
         ) from error
     _check_dtype(asked, dtype)
-    size = math.prod(shape) * dtype.itemsize
-    if any(length < 0 for length in shape) or file.tell() + size != member.size:
-        raise lying(
-            path.name,
-            f"array {member.name!r:.200} of shape {list(shape)!s:.200} and {dtype}: {size:,} bytes",
-            f"{member.size - file.tell():,} bytes",
-        )
+    expected = f"array {member.name!r:.200} of {dtype} and {member.size - file.tell():,} bytes"
+    shape = checked_shape(shape, expected, path.name)
+    if file.tell() + math.prod(shape) * dtype.itemsize != member.size:
+        raise lying(path.name, expected, f"shape {list(shape)!s:.200}")
     ours = _DTYPES[dtype.name]
     if member.packed:
         return PackedArray(ours, shape, path, member, file.tell(), by_columns)

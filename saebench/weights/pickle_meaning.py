@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from saebench.errors import UnsafeFileError
 from saebench.weights.kinds import dtypes_by
-from saebench.weights.pickle_program import Damaged
-from saebench.weights.stored import HeldTensor, MappedTensor, Stored, span
+from saebench.weights.pickle_program import MAX_LINE, Budget, Damaged
+from saebench.weights.pickled_tensor import (
+    DTYPES,
+    PickledTensor,
+    Storage,
+    dense_tensor,
+    parameter,
+    size_of,
+    typed_tensor,
+)
 
 MAX_NAME = 120  # characters of a name from a pickle shown in an error
-MAX_DIMENSIONS = 16
 
 # Configs in checkpoints of SAELens before version 2 and of the transcoders made with its code are
 # objects of classes in these packages. They become dicts of their attributes.
@@ -55,35 +60,6 @@ _SPECIAL = {
 }
 
 
-class Place(NamedTuple):
-    """Where the bytes of a storage are: in a file, or in memory that was unpacked from one."""
-
-    source: Path | bytearray
-    offset: int
-    size: int
-
-
-@dataclass
-class Storage:
-    """The numbers behind one or more tensors; ``place`` is known once the container was read."""
-
-    key: str
-    dtype: torch.dtype
-    size: int
-    place: Place | None = None
-
-
-@dataclass(frozen=True)
-class PickledTensor:
-    """A tensor as the pickle describes it, not yet checked against its storage."""
-
-    storage: Storage
-    dtype: torch.dtype
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
 @dataclass(frozen=True)
 class Meant:
     """A name, and what calling it stands for."""
@@ -94,6 +70,10 @@ class Meant:
 
 class Record(dict[str, Any]):
     """The attributes of an object of a class that is not here and not needed."""
+
+
+class Unread:
+    """A value of a kind that no dictionary needs: a date, a number of numpy's own."""
 
 
 class CheckpointMeaning:
@@ -107,16 +87,23 @@ class CheckpointMeaning:
         asked: str,
         storage: Callable[[str, torch.dtype, int], Storage],
         load_nested: Callable[[bytes], Any],
+        budget: Budget,
     ) -> None:
         self._asked = asked
         self._storage = storage
-        self._names = {**_NAMES, ("torch.storage", "_load_from_bytes"): load_nested}
+        self._budget = budget
+        self._names = {
+            **_NAMES,
+            **dict.fromkeys(_DICTS, self._dict),
+            ("collections", "defaultdict"): lambda _=None, items=(): self._dict(items),
+            ("torch.storage", "_load_from_bytes"): load_nested,
+        }
 
     def named(self, module: str, name: str) -> Any:
         """A :class:`Meant`, dtype or storage kind; :class:`UnsafeFileError` for other names."""
         module = PYTHON_2.get(module, module)
-        if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
         if module in ("torch", "torch.storage", "torch.cuda") and name in _STORAGES:
             return Meant(name)
         if (module, name) in self._names:
@@ -125,7 +112,7 @@ class CheckpointMeaning:
         if name.isidentifier() and (package in CONFIG_PACKAGES or (module, name) in NAMESPACES):
             return Meant(name, _record)
         if name in PATHS and package == "pathlib":
-            return Meant(name, lambda *parts: "/".join(map(str, parts)))
+            return Meant(name, _path)
         if name in _SPECIAL and package == "torch":
             raise UnsafeFileError(
                 f"{self._asked} with dense tensors of real numbers",
@@ -143,71 +130,73 @@ class CheckpointMeaning:
         """The value that the call stands for."""
         if not isinstance(function, Meant) or function.call is None:
             raise Damaged(f"a call of a {type(function).__name__}")
+        for argument in arguments:
+            self._budget.copy(argument)
         return function.call(*arguments)
 
     def built(self, value: Any, state: Any) -> Any:
         """A record with its attributes; other states (of ordered dicts, parameters) say nothing."""
         if isinstance(value, Record):
-            for part in state if isinstance(state, tuple) else (state,):
+            for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
                 if part is not None and not isinstance(part, dict):
                     raise Damaged("attributes that are no dict")
+                self._budget.copy(part)
+                if not all(isinstance(key, str) for key in part or {}):
+                    raise Damaged("attributes whose names are no texts")
                 value.update(part or {})
-        elif not isinstance(value, dict | PickledTensor):
+        elif not isinstance(value, dict | PickledTensor | Unread):
             raise Damaged(f"a state for a {type(value).__name__}")
         return value
 
     def persistent(self, key: Any) -> Storage:
         """The storage that the container keeps under the key."""
+        if not isinstance(key, tuple | list) or not 5 <= len(key) <= 6:
+            raise Damaged("something kept outside of the pickle that is no storage")
         kind, storage, name, _, size, *view = key
         if kind != "storage" or not isinstance(storage, Meant) or any(view):
             raise Damaged("something kept outside of the pickle that is no storage")
-        return self._storage(str(name), _STORAGES[storage.name], _size(size))
+        return self._storage(storage_key(name), _STORAGES[storage.name], size_of(size))
+
+    def _dict(self, items: Any = ()) -> dict[Any, Any]:
+        if isinstance(items, dict):
+            items = list(items.items())
+        if not isinstance(items, list | tuple):
+            raise Damaged("a dict of what are no pairs")
+        made: dict[Any, Any] = {}
+        for pair in items:
+            if not isinstance(pair, list | tuple) or len(pair) != 2:
+                raise Damaged("a dict of what are no pairs")
+            made[self._budget.key(pair[0], len(made))] = pair[1]
+        return made
 
 
-def stored(tensor: PickledTensor, key: str, file: str) -> Stored:
-    """The tensor in its place.
-
-    Raises :class:`UnsafeFileError` when it claims more elements than its storage has.
-    """
-    place, itemsize = tensor.storage.place, tensor.dtype.itemsize
-    count = math.prod(tensor.shape)
-    end = (tensor.offset + span(tensor.shape, tensor.strides)) * itemsize if count else 0
-    if place is None or max(end, count * itemsize) > place.size:
-        raise UnsafeFileError(
-            f"tensor {key!r:.200} of {file} as a dense array",
-            f"shape {list(tensor.shape)} over a smaller or special storage",
-            "Save dense tensors: tensor.to_dense().contiguous().",
-        )
-    offset = place.offset + tensor.offset * itemsize if count else 0
-    strides = None if _dense(tensor.shape, tensor.strides) else tensor.strides
-    if isinstance(place.source, bytearray):
-        return HeldTensor(tensor.dtype, tensor.shape, place.source, offset, strides)
-    return MappedTensor(tensor.dtype, tensor.shape, place.source, offset, strides)
+def storage_key(value: Any) -> str:
+    """The key of a storage; :class:`Damaged` when it is none."""
+    if isinstance(value, int) and not isinstance(value, bool) and -(2**63) < value < 2**63:
+        return str(value)
+    return _short(value)
 
 
 def _shown(name: str) -> str:
     return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}…"
 
 
-def _dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    expected = 1
-    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if size > 1 and stride != expected:
-            return False
-        expected *= size
-    return True
-
-
-def _size(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62:
+def _short(value: Any) -> str:
+    if isinstance(value, str) and len(value) <= MAX_LINE:
         return value
-    raise Damaged(f"a size that is {value!r:.40}")
+    raise Damaged(f"a {type(value).__name__} where a short text belongs")
 
 
-def _sizes(values: Any) -> tuple[int, ...]:
-    if isinstance(values, tuple | list) and len(values) <= MAX_DIMENSIONS:
-        return tuple(map(_size, values))
-    raise Damaged("sizes that are none")
+def _path(*parts: Any) -> str:
+    return _short("/".join(map(_short, parts[:MAX_LINE])))
+
+
+def _device(kind: Any, index: Any = None) -> str:
+    return _short(kind) if index is None else _short(f"{_short(kind)}:{size_of(index)}")
+
+
+def _unread(*_: Any) -> Unread:
+    return Unread()
 
 
 def _record(*arguments: Any) -> Any:
@@ -223,41 +212,15 @@ def _reconstructed(kind: Any, base: Any, state: Any) -> Any:
     return Record()
 
 
-def _ordered_dict(items: Any = ()) -> dict[Any, Any]:
-    pairs = list(items.items() if isinstance(items, Mapping) else items)
-    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
-        raise Damaged("a dict of what are no pairs")
-    if not all(isinstance(key, str | int | float | None) for key, _ in pairs):
-        raise Damaged("a dict with keys that are no texts")
-    return dict(pairs)
-
-
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> PickledTensor:
-    if not isinstance(storage, Storage):
-        raise Damaged("a tensor without a storage")
-    return _typed_tensor(storage, offset, shape, strides, None, None, storage.dtype)
-
-
-def _typed_tensor(
-    storage: Any, offset: Any, shape: Any, strides: Any, _: Any, __: Any, dtype: Any, *___: Any
-) -> PickledTensor:
-    sizes, steps = _sizes(shape), _sizes(strides)
-    if not isinstance(storage, Storage) or len(sizes) != len(steps):
-        raise Damaged("a tensor without a storage, or with strides of another shape")
-    if dtype not in _DTYPES.values():
-        raise Damaged("a tensor of a dtype that is none")
-    return PickledTensor(storage, dtype, _size(offset), sizes, steps)
-
-
-def _parameter(tensor: Any, *_: Any) -> PickledTensor:
-    if not isinstance(tensor, PickledTensor):
-        raise Damaged("a parameter that is no tensor")
-    return tensor
-
-
 def _subclass(rebuild: Any, kind: Any, arguments: Any, _: Any) -> PickledTensor:
-    if not isinstance(rebuild, Meant) or rebuild.call not in (_tensor, _typed_tensor, _parameter):
+    if not isinstance(rebuild, Meant) or rebuild.call not in (
+        dense_tensor,
+        typed_tensor,
+        parameter,
+    ):
         raise Damaged("a tensor of another class")
+    if not isinstance(arguments, tuple | list):
+        raise Damaged("a tensor of another class, without arguments")
     made: PickledTensor = rebuild.call(*arguments)
     return made
 
@@ -270,33 +233,35 @@ def _text(value: Any, encoding: Any) -> bytes:
 
 
 def _elements(items: Any = ()) -> list[Any]:
+    if not isinstance(items, list | tuple | set | frozenset):
+        raise Damaged(f"the elements of a {type(items).__name__}")
     return list(items)
 
 
-_DTYPES = {
-    name: value
-    for name in dir(torch)
-    if isinstance(value := getattr(torch, name), torch.dtype) and not value.is_complex
-}
+_DICTS = (("collections", "OrderedDict"), ("collections", "Counter"), ("builtins", "dict"))
 _NAMES: dict[tuple[str, str], Callable[..., Any] | None] = {
-    ("collections", "OrderedDict"): _ordered_dict,
-    ("collections", "Counter"): _ordered_dict,
     ("builtins", "set"): _elements,
     ("builtins", "frozenset"): _elements,
     ("builtins", "list"): _elements,
-    ("builtins", "dict"): _ordered_dict,
+    **dict.fromkeys((("builtins", name) for name in ("int", "long", "float", "str", "bool")), None),
     ("builtins", "object"): None,
     ("copyreg", "_reconstructor"): _reconstructed,
     ("_codecs", "encode"): _text,
     ("torch", "Size"): _elements,
-    ("torch", "device"): lambda kind, index=None: kind if index is None else f"{kind}:{index}",
+    ("torch", "device"): _device,
     ("torch", "Tensor"): None,
+    ("numpy", "dtype"): _unread,
+    ("numpy.core.multiarray", "scalar"): _unread,
+    ("numpy._core.multiarray", "scalar"): _unread,
+    ("datetime", "datetime"): _unread,
+    ("datetime", "date"): _unread,
+    ("datetime", "timedelta"): _unread,
     ("torch.nn.parameter", "Parameter"): None,
     ("torch.nn.parameter", "Buffer"): None,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v3"): _typed_tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+    ("torch._utils", "_rebuild_tensor"): dense_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): dense_tensor,
+    ("torch._utils", "_rebuild_tensor_v3"): typed_tensor,
+    ("torch._utils", "_rebuild_parameter"): parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): parameter,
     ("torch._tensor", "_rebuild_from_type_v2"): _subclass,
 }

@@ -14,11 +14,52 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, Protocol, cast
 
 MAX_OPCODES = 2_000_000  # a state dict of a thousand tensors has some 30,000
+MAX_COPIES = 5_000_000  # entries copied by calls, of which a shared value may have any number
 MAX_LINE = 4096  # bytes of a name or number written as text
+MAX_KEY = 1000  # characters of a name, a dict's key or a set's element
+PROBES = 512  # crafted numbers may all collide: looking one up costs this part of a dict's size
+FREE_TEXT = 4 * 2**20
 
 
 class Damaged(ValueError):
     """The bytes are no pickle, or one that contradicts itself."""
+
+
+class Budget:
+    """What one file may cost, nested pickles too; values met often through the memo count each time.
+
+    Texts and bytes of a file of ``size`` bytes are copied twice at most: decoded, and unpacked.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._left = {
+            "instructions": MAX_OPCODES,
+            "copied entries": MAX_COPIES,
+            "copied characters": 2 * size + FREE_TEXT,
+        }
+        self._limits = dict(self._left)
+
+    def spend(self, kind: str, count: int) -> None:
+        """Raises :class:`Damaged` when there is not so much left."""
+        self._left[kind] -= count
+        if self._left[kind] < 0:
+            raise Damaged(f"more than {self._limits[kind]:,} {kind}")
+
+    def copy(self, value: Any) -> None:
+        """Spend what a copy of the value costs, without its parts."""
+        if isinstance(value, str | bytes):
+            self.spend("copied characters", len(value))
+        elif isinstance(value, list | tuple | dict | set | frozenset):
+            self.spend("copied entries", len(value))
+
+    def key(self, value: Any, held: int) -> Any:
+        """The value as a key among ``held`` others, if of a kind whose hash and equality are cheap."""
+        if value is None or (isinstance(value, str) and len(value) <= MAX_KEY):
+            return value
+        if isinstance(value, float) or (isinstance(value, int) and -(2**63) < value < 2**63):
+            self.spend("copied entries", held // PROBES)
+            return value
+        raise Damaged(f"a key that is a {type(value).__name__}, too long or of another kind")
 
 
 class Meaning(Protocol):
@@ -51,17 +92,16 @@ class _Reader:
         return self._file.readline(MAX_LINE)
 
 
-def read_program(file: BinaryIO, size: int, meaning: Meaning) -> Any:
+def read_program(file: BinaryIO, size: int, meaning: Meaning, budget: Budget) -> Any:
     """What the pickle at the position of a file of ``size`` bytes says; the position moves behind it.
 
     Raises :class:`Damaged`, and what the meaning raises.
     """
-    machine = _Machine(meaning)
+    machine = _Machine(meaning, budget)
     instructions = pickletools.genops(cast(BinaryIO, _Reader(file, size)))
     try:
-        for count, (opcode, argument, _) in enumerate(instructions):
-            if count >= MAX_OPCODES:
-                raise Damaged(f"more than {MAX_OPCODES:,} instructions")
+        for opcode, argument, _ in instructions:
+            budget.spend("instructions", 1)
             if opcode.name == "STOP":
                 return machine.pop()
             machine.step(opcode.name, argument)
@@ -75,8 +115,9 @@ def read_program(file: BinaryIO, size: int, meaning: Meaning) -> Any:
 class _Machine:
     """Stack, marks and memo."""
 
-    def __init__(self, meaning: Meaning) -> None:
+    def __init__(self, meaning: Meaning, budget: Budget) -> None:
         self.meaning = meaning
+        self.budget = budget
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -140,7 +181,7 @@ class _Machine:
 
     def frozen_set_of(self, _: Any) -> None:
         items = self.to_mark()
-        self.stack.append(frozenset(map(_key, items)))
+        self.stack.append(frozenset(self.budget.key(item, len(items)) for item in items))
 
     def append(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not list:
@@ -148,19 +189,24 @@ class _Machine:
         self.stack[-1].extend(items)
 
     def put(self, items: list[Any]) -> None:
-        if not isinstance(self.stack[-1], dict) or len(items) % 2:
+        target = self.stack[-1]
+        if not isinstance(target, dict) or len(items) % 2:
             raise Damaged("an entry for what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            self.stack[-1][_key(key)] = value
+            target[self.budget.key(key, len(target))] = value
 
     def add(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is not set:
+        target = self.stack[-1]
+        if type(target) is not set:
             raise Damaged("an element for what is no set")
-        self.stack[-1].update(map(_key, items))
+        for item in items:
+            target.add(self.budget.key(item, len(target)))
 
     def named(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise Damaged("a name that is no text")
+        if max(len(module), len(name)) > MAX_KEY:
+            raise Damaged(f"a name of more than {MAX_KEY:,} characters")
         self.stack.append(self.meaning.named(module, name))
 
     def named_on_stack(self, _: Any) -> None:
@@ -170,6 +216,7 @@ class _Machine:
     def call(self, function: Any, arguments: Any) -> None:
         if not isinstance(arguments, tuple | list):
             raise Damaged("a call without arguments")
+        self.budget.copy(arguments)
         self.stack.append(self.meaning.called(function, tuple(arguments)))
 
     def reduce(self, _: Any) -> None:
@@ -198,15 +245,6 @@ class _Machine:
 
     def persistent(self, key: Any) -> None:
         self.stack.append(self.meaning.persistent(key))
-
-
-def _key(value: Any) -> Any:
-    """Dict keys and set elements of the kinds that checkpoints have: their hashes stay cheap."""
-    if value is None or isinstance(value, str | bool | float):
-        return value
-    if isinstance(value, int) and abs(value) < 2**63:
-        return value
-    raise Damaged(f"a key that is a {type(value).__name__}")
 
 
 _IGNORED = {"PROTO", "FRAME"}

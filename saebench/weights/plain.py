@@ -63,13 +63,21 @@ def _plain(value: Any, leave_out: Callable[[Any], bool], depth: int, budget: _Bu
     if depth >= MAX_DEPTH:
         raise TooDeep(f"nested deeper than {MAX_DEPTH} levels")
     budget.spend()
+
+    def left_out(item: Any) -> bool:
+        """What is left out was looked at, too."""
+        if not leave_out(item):
+            return False
+        budget.spend(item if isinstance(item, str) and len(item) <= MAX_TEXT else "")
+        return True
+
     if isinstance(value, Mapping):
         return {
             _key(key, budget): _plain(item, leave_out, depth + 1, budget)
             for key, item in value.items()
-            if not leave_out(item)
+            if not left_out(item)
         }
-    items = (item for item in value if not leave_out(item))
+    items = (item for item in value if not left_out(item))
     return [_plain(item, leave_out, depth + 1, budget) for item in items]
 
 
@@ -91,7 +99,7 @@ def _scalar(value: Any, budget: _Budget) -> Any:
             raise NotPlain("a text with half a character in it (a lone surrogate)") from None
         return value
     budget.spend()
-    if isinstance(value, int) and abs(value) >= 2**63:
+    if isinstance(value, int) and not -(2**63) < value < 2**63:
         raise NotPlain("a number beyond 64 bits")
     if value is None or isinstance(value, bool | int | float):
         return value

@@ -12,10 +12,9 @@ from safetensors import SafetensorError, safe_open
 
 from saebench.errors import UnsafeFileError
 from saebench.weights.kinds import dtypes_by, lying
-from saebench.weights.stored import MappedTensor, Stored
+from saebench.weights.stored import MappedTensor, Stored, checked_name, checked_shape, is_length
 
 MAX_HEADER_BYTES = 32 * 2**20  # a hundred bytes per tensor; parsed, it takes ten times as much
-MAX_DIMENSIONS = 16
 
 _DTYPES = dtypes_by(
     (
@@ -74,7 +73,7 @@ def read_tensors(path: Path) -> dict[str, Stored]:
                 f"tensor {key!r:.200} at byte {end:,} of the data, where the one before it ends",
                 f"data_offsets that begin at {begin:,}",
             )
-        found[key], end = tensor, after
+        found[checked_name(key, path.name)], end = tensor, after
     if first + end != length:
         raise lying(path.name, f"{first + end:,} bytes", f"{length:,} bytes")
     return found
@@ -104,25 +103,18 @@ def _tensor(path: Path, key: str, entry: Any, first: int) -> tuple[Stored, int, 
             f"{name!r:.200}",
             "Save the weights as F32, BF16 or F16.",
         )
-    plain = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS and all(map(_is_size, shape))
-    if not plain or math.prod(shape) * dtype.itemsize != end - begin:
-        raise lying(
-            path.name,
-            f"tensor {key!r:.200} of {name} and {end - begin:,} bytes",
-            f"shape {shape!s:.200}",
-        )
-    return MappedTensor(dtype, tuple(shape), path, first + begin), begin, end
+    expected = f"tensor {key!r:.200} of {name} and {end - begin:,} bytes"
+    sizes = checked_shape(shape, expected, path.name)
+    if math.prod(sizes) * dtype.itemsize != end - begin:
+        raise lying(path.name, expected, f"shape {shape!s:.200}")
+    return MappedTensor(dtype, sizes, path, first + begin), begin, end
 
 
 def _offsets(name: str, key: str, entry: Any) -> tuple[int, int]:
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
-    if isinstance(offsets, list) and len(offsets) == 2 and all(map(_is_size, offsets)):
+    if isinstance(offsets, list) and len(offsets) == 2 and all(map(is_length, offsets)):
         return offsets[0], offsets[1]
     raise lying(name, f"tensor {key!r:.200} with two data_offsets", f"{offsets!s:.200}")
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

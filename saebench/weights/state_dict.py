@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +27,8 @@ WRAPPERS = (
     "model",
 )
 TO_GO_ON = re.compile(r"optim|sched|rng|scaler_state|grad_scaler|\bema\b|ema_", re.IGNORECASE)
+MAX_NAME = 1000  # characters of one tensor's name
+MAX_NAMES = 32 * 2**20  # characters of all of them together
 
 T = TypeVar("T")
 
@@ -60,32 +62,40 @@ def find_state_dict(content: Any, name: str, tensor: type) -> Content:
     Dicts of tensors inside it (``encoder: {weight: …}``) come out with dotted names. Raises
     :class:`CheckpointError` when there is none, or more than one.
     """
+    holding = _holding(content, tensor)
     path: list[str] = []
-    beside: dict[str, Any] = {}
+    outside: list[dict[Any, Any]] = []
     while isinstance(content, dict) and len(path) < MAX_DEPTH:
-        inner = _wrapping(content, tensor, name)
-        if inner is None:
+        inner = _wrapping(content, tensor, name, holding)
+        if inner is None or any(content is known for known in outside):
             break
-        beside = {**{k: v for k, v in content.items() if k != inner}, **beside}
         path.append(inner)
+        outside.append(content)
         content = content[inner]
-    if not _holds(content, tensor):
+    beside: dict[Any, Any] = {}
+    for inner, around in zip(reversed(path), reversed(outside), strict=True):
+        beside.update((key, value) for key, value in around.items() if key != inner)
+    if not (isinstance(content, dict) and id(content) in holding):
         keys = list(content)[:8] if isinstance(content, dict) else []
         raise CheckpointError(
             f"weights {name} as a state dict",
             f"a {type(content).__name__} {', '.join(f'{key!r:.80}' for key in keys)}".strip(),
             "Save module.state_dict(), not the module or a list.",
         )
-    found = _flattened(content, tensor, name)
+    found = _flattened(content, tensor, name, holding)
     found = without_prefixes(found, name)
-    outer = {key: value for key, value in beside.items() if isinstance(value, tensor)}
-    for key in outer:
-        if key in found:
+    outer: dict[str, Any] = {}
+    for label, value in beside.items():
+        if not isinstance(value, tensor):
+            continue
+        key = str(label)
+        if key in found or key in outer:
             raise CheckpointError(
                 f"weights {name} with one tensor {key!r}",
                 f"one beside the state dict and one in it (under {'.'.join(path)!r})",
                 "Save the state dict alone.",
             )
+        outer[key] = value
     siblings = _siblings({**content, **beside}, name)
     return Content({**found, **outer}, ".".join(path) or None, siblings)
 
@@ -97,9 +107,10 @@ def without_prefixes(tensors: Mapping[str, T], name: str) -> dict[str, T]:
     """
     found: dict[str, T] = {}
     for key, tensor in tensors.items():
-        short = key
-        while short.startswith(PREFIXES):
-            short = short.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1])
+        start = 0
+        while prefix := next((part for part in PREFIXES if key.startswith(part, start)), None):
+            start += len(prefix)
+        short = key[start:]
         if short in found:
             raise CheckpointError(
                 f"weights {name}",
@@ -110,10 +121,10 @@ def without_prefixes(tensors: Mapping[str, T], name: str) -> dict[str, T]:
     return found
 
 
-def _wrapping(content: dict[Any, Any], tensor: type, name: str) -> str | None:
+def _wrapping(content: dict[Any, Any], tensor: type, name: str, dicts: set[int]) -> str | None:
     """The key under which the state dict lies; None when the content is the state dict itself."""
-    holding = [key for key, value in content.items() if _holds(value, tensor)]
-    known = [key for key in WRAPPERS if key in holding]
+    holding = [key for key, value in content.items() if id(value) in dicts]
+    known = [key for key in WRAPPERS if id(content.get(key)) in dicts]
     if len(known) > 1:
         raise CheckpointError(
             f"weights {name} with one state dict",
@@ -127,42 +138,76 @@ def _wrapping(content: dict[Any, Any], tensor: type, name: str) -> str | None:
     return others[0] if not direct and len(others) == 1 and len(content) > 1 else None
 
 
-def _holds(value: Any, tensor: type) -> bool:
-    """Whether there is a tensor in a dict, or in a dict in it."""
-    seen: set[int] = set()  # one dict may stand in many places, or in itself
-    pending = [value]
+def _holding(content: Any, tensor: type) -> set[int]:
+    """The ids of those dicts in the content that hold a tensor, or a dict that does.
+
+    One dict may stand in many places, or in itself: each is looked through once.
+    """
+    holders: dict[int, list[int]] = {}  # of each dict, the dicts that it stands in
+    found: set[int] = set()
+    pending = [content] if isinstance(content, dict) else []
+    seen = {id(item) for item in pending}
     while pending:
         item = pending.pop()
-        if isinstance(item, tensor) and item is not value:
-            return True
-        if isinstance(item, dict) and id(item) not in seen:
-            seen.add(id(item))
-            pending += item.values()
-    return False
+        for value in item.values():
+            if isinstance(value, tensor):
+                found.add(id(item))
+            elif isinstance(value, dict):
+                holders.setdefault(id(value), []).append(id(item))
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    pending.append(value)
+    rising = list(found)
+    while rising:
+        above = set(holders.pop(rising.pop(), ())) - found
+        found |= above
+        rising += above
+    return found
 
 
-def _flattened(content: Mapping[Any, Any], tensor: type, name: str) -> dict[str, Any]:
+def _flattened(
+    content: Mapping[Any, Any], tensor: type, name: str, holding: set[int]
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    pending: list[tuple[str, Any, int]] = [("", content, 0)]
-    for _ in range(MAX_VALUES):
+    left = MAX_NAMES
+    for key, value in _walked(content, tensor, name, holding):
+        left -= len(key)
+        if len(key) > MAX_NAME or left < 0:
+            raise CheckpointError(
+                f"weights {name} with tensors of short names",
+                f"{key[:40]!r}… of {len(key):,} characters, or more than {MAX_NAMES:,} in all",
+                "Save the state dict alone.",
+            )
+        if key in found:
+            raise CheckpointError(
+                f"weights {name} with one tensor {key!r:.200}",
+                "two of that name",
+                "Save the state dict of one module only.",
+            )
+        found[key] = value
+    return found
+
+
+def _walked(
+    content: Mapping[Any, Any], tensor: type, name: str, holding: set[int]
+) -> Iterator[tuple[str, Any]]:
+    """The tensors in order, under the keys of the dicts that they are in joined by dots."""
+    pending = [("", iter(content.items()))]
+    for _ in range(2 * MAX_VALUES):  # an entry, and the end of a dict, each
         if not pending:
-            return found
-        key, value, depth = pending.pop()
+            return
+        prefix, items = pending[-1]
+        entry = next(items, None)
+        if entry is None:
+            pending.pop()
+            continue
+        inner, value = entry
+        if len(pending) > 1 and TO_GO_ON.search(str(inner)):
+            continue
         if isinstance(value, tensor):
-            if key in found:
-                raise CheckpointError(
-                    f"weights {name} with one tensor {key!r:.200}",
-                    "two of that name",
-                    "Save the state dict of one module only.",
-                )
-            found[key] = value
-        elif isinstance(value, dict) and depth < MAX_DEPTH:
-            items = [
-                (f"{key}.{inner}" if key else str(inner), item, depth + 1)
-                for inner, item in value.items()
-                if depth == 0 or not TO_GO_ON.search(str(inner))
-            ]
-            pending += reversed(items)
+            yield f"{prefix}{inner}", value
+        elif id(value) in holding and len(pending) < MAX_DEPTH:
+            pending.append((f"{prefix}{inner}."[: 2 * MAX_NAME], iter(value.items())))
     raise CheckpointError(
         f"weights {name} with at most {MAX_VALUES:,} entries",
         "more",

@@ -1,32 +1,36 @@
 """Tensors where they lie in a file: declared first, mapped when asked for, dropped when used up.
 
-A map is private, so that a tensor which already has the right layout can be kept as the map itself
-and still be written to, and the pages that a conversion has read can be given back one by one.
+A map lasts while its values are copied, and the pages that were copied are given back one by one.
+Nobody keeps one: what is written to the file later would change the values, a file that is cut off
+would end the process, and every map holds a file open.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from saebench.errors import CheckpointError
-from saebench.weights.kinds import TensorInfo, dtype_name, lying
+from saebench.errors import CheckpointError, UnsafeFileError
+from saebench.weights.kinds import TensorInfo, dtype_name, lying, unreadable
 
+MAX_DIMENSIONS = 16
+MAX_NAME = 1000  # characters of a tensor's name
 SMALL_BYTES = 2**20  # below this a copy is cheaper than a map of its own
 
 
 class Opened(NamedTuple):
     """A tensor as stored, and how to give back the memory of a part of it that was used up.
 
-    ``owned`` says that nobody else sees what is written to the tensor.
+    ``owned`` says that the memory is the caller's: no map of a file, and nobody else's.
     """
 
     tensor: Tensor
@@ -75,38 +79,37 @@ class MappedTensor(Stored):
     strides: tuple[int, ...] | None = None
 
     def open(self) -> Opened:
-        """A private map of the tensor's own bytes.
+        """A map of the tensor's own bytes, to be copied; a copy if they are few.
 
         Raises :class:`UnsafeFileError` if they are gone, :class:`CheckpointError` if they are more
-        than the machine can map.
+        than the machine can map, or if the file cannot be opened.
         """
         length = self.dtype.itemsize * span(self.shape, self.strides)
         if length == 0:
             return Opened(torch.empty(self.shape, dtype=self.dtype), keep)
         before = self.offset % mmap.ALLOCATIONGRANULARITY
-        with self.path.open("rb") as file:
-            try:
+        try:
+            with self.path.open("rb") as file:
                 region = mmap.mmap(
                     file.fileno(),
                     before + length,
                     access=mmap.ACCESS_COPY,
                     offset=self.offset - before,
                 )
-            except OSError as error:
-                raise CheckpointError(
-                    f"memory for {length:,} bytes of {self.path.name}",
-                    str(error),
-                    "Load it on a machine with more memory.",
-                ) from error
-            except ValueError as error:
-                found = f"{self.path.stat().st_size:,} bytes"
-                end = f"{self.offset + length:,} bytes, as when it was opened"
-                raise lying(self.path.name, end, found) from error
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise unreadable(self.path.name, error) from error
+            raise no_memory(f"{length:,} bytes of {self.path.name}", error) from error
+        except ValueError as error:
+            found = f"{self.path.stat().st_size:,} bytes"
+            end = f"{self.offset + length:,} bytes, as when it was opened"
+            raise lying(self.path.name, end, found) from error
         raw = torch.frombuffer(region, dtype=torch.uint8, offset=before, count=length)
         drop = _dropper(region, raw.data_ptr() - before)
-        if length < SMALL_BYTES:
+        small = length < SMALL_BYTES
+        if small:
             raw, drop = raw.clone(), keep
-        return Opened(_strided(raw.view(self.dtype), self.shape, self.strides), drop)
+        return Opened(_strided(raw.view(self.dtype), self.shape, self.strides), drop, owned=small)
 
 
 @dataclass(frozen=True)
@@ -137,8 +140,8 @@ class StoredTensors(Mapping[str, Tensor]):
         self._outline = outline
 
     def __getitem__(self, key: str) -> Tensor:
-        tensor, _, _ = opened = self.open(key)
-        return tensor if opened.is_aligned else tensor.clone()
+        tensor, _, owned = opened = self.open(key)
+        return tensor if owned and opened.is_aligned else tensor.clone()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
@@ -160,6 +163,42 @@ class StoredTensors(Mapping[str, Tensor]):
             meta = torch.empty(stored.shape, dtype=stored.dtype, device="meta")
             return Opened(meta, keep)
         return stored.open()
+
+
+def checked_shape(shape: object, expected: str, file: str) -> tuple[int, ...]:
+    """The shape that a file declares, as lengths that torch can count with, their product too.
+
+    Lengths of zero hide the others from the size in bytes, and ``True`` passes for 1. ``expected``
+    says what was asked of ``file``; raises :class:`UnsafeFileError`.
+    """
+    if isinstance(shape, list | tuple) and len(shape) <= MAX_DIMENSIONS:
+        elements = math.prod(size or 1 for size in shape if is_length(size))
+        if all(map(is_length, shape)) and elements < 2**63:
+            return tuple(shape)
+    shown = list(shape) if isinstance(shape, tuple) else shape
+    raise lying(file, expected, f"shape {shown!s:.200}")
+
+
+def is_length(value: Any) -> bool:
+    """Whether a value out of a header is a number of elements or bytes."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def checked_name(name: str, file: str) -> str:
+    """The name of a tensor of ``file``; :class:`UnsafeFileError` when no module has one so long."""
+    if len(name) <= MAX_NAME:
+        return name
+    raise UnsafeFileError(
+        f"tensors of {file} with names of at most {MAX_NAME:,} characters",
+        f"one of {len(name):,} that begins {name[:80]!r}",
+        "Save the weights under plain names.",
+    )
+
+
+def no_memory(what: str, error: Exception) -> CheckpointError:
+    """The error for values that are more than the machine can hold."""
+    next_step = "Load it on a machine with more memory."
+    return CheckpointError(f"memory for {what}", f"{error!s:.200}", next_step)
 
 
 def span(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -13,8 +15,9 @@ import torch
 
 from saebench.errors import CheckpointError, UnsafeFileError
 from saebench.weights.kinds import lying
-from saebench.weights.pickle_meaning import CheckpointMeaning, Place, Storage
-from saebench.weights.pickle_program import Damaged, read_program
+from saebench.weights.pickle_meaning import CheckpointMeaning, storage_key
+from saebench.weights.pickle_program import Budget, Damaged, read_program
+from saebench.weights.pickled_tensor import Place, Storage
 from saebench.weights.zip_directory import FREE_BYTES, MAX_GROWTH, Member, read_directory
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the number that the format before torch 1.6 begins with
@@ -24,6 +27,7 @@ GZIP_START = b"\x1f\x8b"
 MAX_PICKLE_BYTES = 64 * 2**20  # of an archive, whose tensors are in other members
 MAX_NESTED = 1  # a storage in a plain pickle is itself a file of the format before 1.6
 PART_BYTES = 2**20
+KEPT = 1  # archives not parsed again for header, kind and tensors; a hostile one may be large
 
 
 def read_content(path: Path) -> Any:
@@ -39,17 +43,31 @@ def read_content(path: Path) -> Any:
         raise _damaged(asked, "an empty file")
     try:
         if start == ARCHIVE_START:
-            return _read_archive(path, asked)
+            return _kept_archive(path, asked, _stamp(path))
         if start.startswith(GZIP_START):
-            return _read_bytes(_unpacked(path), asked, nested=0)
+            data = _unpacked(path)
+            return _read_bytes(data, asked, Budget(len(data)), nested=0)
+        size = path.stat().st_size
         with path.open("rb") as file:
-            return _read_stream(file, path, path.stat().st_size, asked, nested=0)
+            return _read_stream(file, path, size, asked, Budget(size), nested=0)
     except Damaged as error:
         raise UnsafeFileError(
             asked,
             f"no pickle, or one that needs more than tensors and containers ({error})",
             "saebench reads no pickle that needs more; ask its author for a safetensors file.",
         ) from error
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes when the file does."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+@functools.lru_cache(KEPT)
+def _kept_archive(path: Path, asked: str, stamp: tuple[int, ...]) -> Any:
+    """What the archive holds, which nobody changes: one that is unchanged is not parsed again."""
+    return _read_archive(path, asked)
 
 
 def _read_archive(path: Path, asked: str) -> Any:
@@ -83,17 +101,18 @@ def _read_archive(path: Path, asked: str) -> Any:
         return _same(storages.setdefault(key, made), made)
 
     data = _member_bytes(path, members[f"{root}data.pkl"])
-    meaning = CheckpointMeaning(asked, storage, _no_nested)
-    return read_program(io.BytesIO(data), len(data), meaning)
+    budget = Budget(len(data))
+    meaning = CheckpointMeaning(asked, storage, _no_nested, budget)
+    return read_program(io.BytesIO(data), len(data), meaning, budget)
 
 
-def _read_bytes(data: bytearray, asked: str, nested: int) -> Any:
+def _read_bytes(data: bytearray, asked: str, budget: Budget, nested: int) -> Any:
     with io.BytesIO(data) as file:
-        return _read_stream(file, data, len(data), asked, nested)
+        return _read_stream(file, data, len(data), asked, budget, nested)
 
 
 def _read_stream(
-    file: BinaryIO, source: Path | bytearray, size: int, asked: str, nested: int
+    file: BinaryIO, source: Path | bytearray, size: int, asked: str, budget: Budget, nested: int
 ) -> Any:
     """A plain pickle, or the format before torch 1.6: five pickles, then the storages in a row."""
     storages: dict[str, Storage] = {}
@@ -105,22 +124,27 @@ def _read_stream(
     def load_nested(data: Any) -> Any:
         if nested >= MAX_NESTED or not isinstance(data, bytes):
             raise Damaged("storages in storages")
-        return _read_bytes(bytearray(data), asked, nested + 1)
+        return _read_bytes(bytearray(data), asked, budget, nested + 1)
 
-    meaning = CheckpointMeaning(asked, storage, load_nested)
-    content = read_program(file, size, meaning)
+    meaning = CheckpointMeaning(asked, storage, load_nested, budget)
+
+    def read_next() -> Any:
+        return read_program(file, size, meaning, budget)
+
+    content = read_next()
     if content != MAGIC:
         return content
-    if read_program(file, size, meaning) != PROTOCOL:
+    if read_next() != PROTOCOL:
         raise Damaged("another version of the format")
-    system = read_program(file, size, meaning)
+    system = read_next()
     if not isinstance(system, dict) or not system.get("little_endian", True):
         raise UnsafeFileError(asked, "numbers in another byte order", "Save on a common machine.")
-    content = read_program(file, size, meaning)
-    keys = read_program(file, size, meaning)
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+    content = read_next()
+    keys = read_next()
+    names = list(map(storage_key, keys)) if isinstance(keys, list) else []
+    if not isinstance(keys, list) or sorted(names) != sorted(storages):
         raise Damaged("other storages than the tensors have")
-    _place(file, source, size, [storages[str(key)] for key in keys])
+    _place(file, source, size, [storages[name] for name in names])
     return content
 
 

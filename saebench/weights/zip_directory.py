@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import io
-import lzma
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from saebench.errors import CheckpointError, UnsafeFileError
-from saebench.weights.kinds import lying
+from saebench.weights.kinds import lying, unreadable
 
 MAX_DIRECTORY_BYTES = 8 * 2**20  # some 100,000 members; more would fill memory with their names
 MAX_GROWTH = 20  # floating-point numbers shrink by a tenth when packed, not by this
 FREE_BYTES = 16 * 2**20  # zeros pack without limit: a small file may grow to this all the same
 PART_BYTES = 2**20
-_UNPACKING = (EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
+PACKED_BYTES = 2**16  # read at a time: what is left of them is copied for each part that comes out
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
 @dataclass(frozen=True)
 class Member:
-    """A member: its data begin at byte ``start``; ``size`` bytes once unpacked if it is ``packed``."""
+    """A member: its ``length`` bytes begin at ``start``; ``size`` once unpacked if ``packed``."""
 
     name: str
     start: int
     size: int
     packed: bool
+    length: int
+    checksum: int
 
 
 class _Bounded(io.BufferedReader):
@@ -51,9 +53,12 @@ def read_directory(path: Path) -> dict[str, Member]:
     """
     length = path.stat().st_size
     try:
-        with _Bounded(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
+        raw = io.FileIO(path)
+    except OSError as error:
+        raise unreadable(path.name, error) from error
+    try:
+        with _Bounded(raw) as file, zipfile.ZipFile(file) as archive:
             members = [_member(path.name, file, entry) for entry in archive.infolist()]
-            packed = [entry.compress_size for entry in archive.infolist()]
     except (zipfile.BadZipFile, struct.error, NotImplementedError, ValueError, OSError) as error:
         raise CheckpointError(
             f"weights {path.name} ({length:,} bytes)",
@@ -61,14 +66,14 @@ def read_directory(path: Path) -> dict[str, Member]:
             "The file is damaged or truncated; fetch it again.",
         ) from error
     end = 0
-    for member, size in sorted(zip(members, packed, strict=True), key=lambda item: item[0].start):
-        if member.start < end or member.start + size > length:
+    for member in sorted(members, key=lambda member: member.start):
+        if member.start < end or member.start + member.length > length:
             raise lying(
                 path.name,
                 f"member {member.name!r} inside the file ({length:,} bytes) and clear of others",
-                f"bytes {member.start:,} to {member.start + size:,}",
+                f"bytes {member.start:,} to {member.start + member.length:,}",
             )
-        end = member.start + size
+        end = member.start + member.length
     found = {member.name: member for member in members}
     if len(found) < len(members):
         raise lying(path.name, "each member once", f"{len(members) - len(found)} names again")
@@ -78,21 +83,44 @@ def read_directory(path: Path) -> dict[str, Member]:
 def unpack(path: Path, member: Member, length: int | None = None) -> bytearray:
     """The bytes of a packed member, or the first ``length`` of them.
 
-    Raises :class:`UnsafeFileError` if there are not as many as declared.
+    Raises :class:`UnsafeFileError` if there are not as many as declared, or others.
     """
     wanted = member.size if length is None else length
     data, count = bytearray(wanted), 0
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(member.name) as file:
-            while count < wanted and (part := file.read(min(wanted - count, PART_BYTES))):
-                data[count : count + len(part)] = part
-                count += len(part)
-            more = length is None and bool(file.read(1))
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, *_UNPACKING) as error:
+        for part in _unpacked(path, member, min(wanted + 1, PART_BYTES)):
+            used = part[: wanted - count]
+            data[count : count + len(used)] = used
+            count += len(used)
+            if length is None and len(used) < len(part):
+                raise ValueError("more than declared")
+            if length is not None and count == wanted:
+                break
+    except (zlib.error, ValueError) as error:
         raise lying(path.name, f"member {member.name!r:.200} that unpacks", str(error)) from error
-    if count < wanted or more:
+    except OSError as error:
+        raise unreadable(path.name, error) from error
+    if count < wanted or (length is None and zlib.crc32(data) != member.checksum):
         raise lying(path.name, f"member {member.name!r:.200} of {member.size:,} bytes", "others")
     return data
+
+
+def _unpacked(path: Path, member: Member, most: int) -> Iterator[bytes]:
+    """The member in parts of at most ``most`` bytes, without reading the directory again."""
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    left = member.length
+    with path.open("rb") as file:
+        file.seek(member.start)
+        while not stream.eof:
+            packed = stream.unconsumed_tail
+            if not packed:
+                packed = file.read(min(left, PACKED_BYTES))
+                left -= len(packed)
+            part = stream.decompress(packed, most)
+            if part:
+                yield part
+            elif not packed:
+                return
 
 
 def _member(file_name: str, file: io.BufferedReader, entry: zipfile.ZipInfo) -> Member:
@@ -105,6 +133,12 @@ def _member(file_name: str, file: io.BufferedReader, entry: zipfile.ZipInfo) -> 
             "Save the arrays under plain names.",
         )
     packed = entry.compress_type != zipfile.ZIP_STORED
+    if packed and entry.compress_type != zipfile.ZIP_DEFLATED:
+        raise UnsafeFileError(
+            f"member {name!r:.200} of {file_name} stored or deflated, as numpy and torch save",
+            f"compression method {entry.compress_type}",
+            "Save the arrays with numpy.savez.",
+        )
     if entry.flag_bits & 1 or (not packed and entry.compress_size != entry.file_size):
         raise lying(
             file_name,
@@ -124,4 +158,4 @@ def _member(file_name: str, file: io.BufferedReader, entry: zipfile.ZipInfo) -> 
     if signature != b"PK\x03\x04":
         raise lying(file_name, f"member {name!r:.200} where the directory says", "other bytes")
     start = entry.header_offset + LOCAL_HEADER.size + name_length + extra_length
-    return Member(name, start, entry.file_size, packed)
+    return Member(name, start, entry.file_size, packed, entry.compress_size, entry.CRC)

@@ -113,6 +113,32 @@ class TestAModelBelowItsRun:
         assert candidate_of_file(names, "run/checkpoints/ae_1.pt").configs == ("config.json",)
 
 
+class TestLeftAside:
+    def test_other_weights_of_a_folder_are_kept_by_name(self) -> None:
+        names = below("a", "cfg.json", "sae_weights.safetensors", "params.npz", "optimizer.pt")
+        (found,) = candidates(names)
+        assert found.weights == ("sae_weights.safetensors",)
+        assert found.aside == ("params.npz",)
+
+    def test_they_are_relative_to_the_folder_of_the_configs(self) -> None:
+        steps = below("run/checkpoints", "final.safetensors", "pruned.safetensors")
+        (found,) = candidates(["run/hyperparams.json", *steps])
+        assert found.aside == ("checkpoints/final.safetensors",)
+
+    def test_the_same_weights_in_another_format_and_steps_are_named_too(self) -> None:
+        (found,) = candidates(["sae.safetensors", "sae.pt", "checkpoint_5.pt"])
+        assert found.aside == ("checkpoint_5.pt", "sae.pt")
+
+    def test_nothing_is_aside_of_what_a_folder_has_alone_or_of_a_file_that_is_referenced(
+        self,
+    ) -> None:
+        names = ["cfg.json", "sae.safetensors", "activation_whitening.safetensors", "params.npz"]
+        assert candidates(names[:3])[0].aside == ()
+        assert candidate_of_file(names, "params.npz").aside == ()
+        together = ["config.yaml", "W_enc_0.safetensors", "W_dec_0.safetensors"]
+        assert candidates(together)[0].aside == ()
+
+
 class TestNesting:
     def test_nothing_inside_the_folder_of_a_checkpoint_is_listed(self) -> None:
         names = ["a/cfg.json", "a/sae.safetensors", "a/analysis/x.pt", "a/seed2/sae.safetensors"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -128,16 +129,11 @@ def published(w: Weights) -> Iterator[Case]:
             "encoder.final_block.0.weight": w.E.T,
             "encoder.final_block.0.bias": w.be,
             "dictionary._weights": w.D,
-            "dictionary.multiplier": torch.tensor(0.0),
+            "dictionary.multiplier": torch.tensor(0.3),
         },
         lambda x: topk((x @ w.E + w.be).relu()),
-        lambda f, x: f @ unit_rows(w.D),
-        {
-            "activation": "topk",
-            "k": str(K),
-            "normalize_decoder": "true",
-            "ignore": "dictionary.multiplier",
-        },
+        lambda f, x: f @ (unit_rows(w.D) * math.exp(0.3)),
+        {"activation": "topk", "k": str(K), "normalize_decoder": "true"},
     )
     yield Case(
         "batch-top-k-of-dictionary-learning-without-config",

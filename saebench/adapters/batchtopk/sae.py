@@ -25,7 +25,13 @@ from saebench.adapters.batchtopk.config import (
     is_config,
     run_name_of,
 )
-from saebench.adapters.reading.batch_gate import ESTIMATE, batch_gate, estimated, given_threshold
+from saebench.adapters.reading.batch_gate import (
+    ASK_ONE,
+    ESTIMATE,
+    batch_gate,
+    estimated,
+    given_threshold,
+)
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Claim
 from saebench.adapters.reading.fields import Fields, config_from
@@ -186,10 +192,10 @@ def _stored_threshold(tensors: Tensors) -> Tensor:
         raise CheckpointError(
             f"threshold of {tensors.file} with a value > 0",
             "0, the initial value: training never estimated it",
-            f"Give --set threshold=NUMBER, or --set threshold={ESTIMATE} to take it from the data.",
+            ASK_ONE,
         )
     sizes = {f"dim {i}": n for i, n in enumerate(tensors.shape("threshold"))}
-    return tensors.threshold("threshold", **sizes).reshape(())
+    return tensors.threshold("threshold", ASK_ONE, ASK_ONE, **sizes).reshape(())
 
 
 def _notes(

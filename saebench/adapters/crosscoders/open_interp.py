@@ -23,7 +23,13 @@ from saebench.adapters.crosscoders.two_models import (
     matrices,
     sizes,
 )
-from saebench.adapters.reading.batch_gate import ESTIMATE, batch_gate, estimated, given_threshold
+from saebench.adapters.reading.batch_gate import (
+    ASK_ONE,
+    ESTIMATE,
+    batch_gate,
+    estimated,
+    given_threshold,
+)
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Claim
 from saebench.adapters.reading.fields import Fields, config_from
@@ -137,14 +143,14 @@ def _activation(
     (d_sae,) = tensors.shape("threshold")
     given = given_threshold(choices)
     if given is None:
-        values = tensors.threshold("threshold", d_sae=d_sae)
+        values = tensors.threshold("threshold", ASK_ONE, ASK_ONE, d_sae=d_sae)
         if bool((values > 0).any()):
             return JumpReLU(values), None
         if content.wrapper is None or k is None:
             raise CheckpointError(
                 f"thresholds of {tensors.file} with a value > 0",
                 "0 for all latents, the initial value: training never estimated them",
-                f"Give --set threshold=NUMBER, or --set threshold={ESTIMATE} to take it from data.",
+                ASK_ONE,
             )
     tensors.ignore({"threshold"})
     if k is None:

@@ -10,9 +10,21 @@ import torch
 from torch import Tensor
 
 from saebench.activations import Activation, Gated, JumpReLU, ReLU, TopK
-from saebench.adapters.reading.batch_gate import ESTIMATE, batch_gate, estimated, given_threshold
+from saebench.adapters.reading.batch_gate import (
+    ASK_ONE,
+    ESTIMATE,
+    batch_gate,
+    estimated,
+    given_threshold,
+)
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.tensors import Tensors
+from saebench.adapters.reading.thresholds import (
+    HOW_STORED,
+    not_estimated,
+    said_threshold,
+    stored_thresholds,
+)
 from saebench.errors import CheckpointError
 from saebench.sae import Fact
 
@@ -33,7 +45,8 @@ class Stored:
     """The tensors of one checkpoint, and what has to be known to read them.
 
     ``unit`` is the number of activation units in a unit of the biases and thresholds stored, and
-    ``threshold`` that of a batch top-k in activation units, or ``estimate``.
+    ``threshold`` that of a batch top-k in activation units, or ``estimate``; of a JumpReLU what the
+    user says about those stored, None for nothing.
     """
 
     tensors: Tensors
@@ -52,8 +65,12 @@ class Stored:
         return self._raw(self.tensors.take(name, d_in=self.d_in))
 
     def thresholds(self) -> Tensor:
-        """The thresholds of a JumpReLU ``[d_sae]`` in activation units."""
-        return self._raw(self.tensors.threshold("threshold", d_sae=self.d_sae))
+        """The thresholds of a JumpReLU ``[d_sae]`` in activation units, or the user's one."""
+        how = None if self.threshold is None else self.threshold.value
+        if isinstance(how, float):
+            self.tensors.ignore({"threshold"})
+            return torch.tensor(how)
+        return self._raw(stored_thresholds(self.tensors, "threshold", how, d_sae=self.d_sae))
 
     def linear(self) -> tuple[Tensor, Tensor]:
         """Encoder and decoder of two torch Linear modules."""
@@ -92,9 +109,7 @@ class Kind:
     batch: bool = False
 
 
-def batch_threshold(
-    tensors: Tensors, choices: Choices, k: Fact | None, unit: float = 1.0
-) -> Fact:
+def batch_threshold(tensors: Tensors, choices: Choices, k: Fact | None, unit: float = 1.0) -> Fact:
     """The one threshold of a batch top-k: the user's, else the stored one, else taken from data.
 
     ``unit`` is that of :class:`Stored`. Raises :class:`CheckpointError` for −1, its initial value, and
@@ -115,13 +130,25 @@ def batch_threshold(
     return given or estimated(tensors.file, k)
 
 
+def settle_threshold(
+    kind: Kind, tensors: Tensors, choices: Choices, k: Fact | None, unit: float = 1.0
+) -> Fact | None:
+    """What is known of the thresholds of a class: :func:`batch_threshold`, or the user's word."""
+    if kind.batch:
+        return batch_threshold(tensors, choices, k, unit)
+    if kind.architecture != "jumprelu":
+        return None
+    said = said_threshold(choices)
+    return None if said is None else not_estimated(said)
+
+
 def _stored_threshold(tensors: Tensors, unit: float) -> Fact:
     value, source = tensors.scalar("threshold"), f"{tensors.file}: threshold"
     if value < 0:
         raise CheckpointError(
             f"threshold of {tensors.file} with a value >= 0",
             "-1, the initial value: training never estimated it" if value == -1 else f"{value:.4g}",
-            f"Give --set threshold=NUMBER, or --set threshold={ESTIMATE} to take it from the data.",
+            ASK_ONE,
         )
     return Fact(value * unit, source if unit == 1 else f"{source} · norm_factor")
 
@@ -150,7 +177,7 @@ def gate_notes(threshold: Fact | None, tensors: Tensors) -> list[str]:
             "training kept the largest codes of a whole batch: one threshold, estimated on data, "
             "stands in for that rule"
         ]
-    if threshold.how == "user" and "threshold" in tensors:
+    if threshold.how == "user" and threshold.value not in HOW_STORED and "threshold" in tensors:
         return [f"the threshold given overrules that of {tensors.file}"]
     return []
 

@@ -20,9 +20,9 @@ from saebench.adapters.dictionary_learning.classes import (
     MATRICES,
     Kind,
     Stored,
-    batch_threshold,
     gate_notes,
     group_sizes,
+    settle_threshold,
 )
 from saebench.adapters.dictionary_learning.difference import run_facts, run_fields, run_files
 from saebench.adapters.dictionary_learning.files import (
@@ -86,7 +86,7 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     kind = KINDS[name.value]
     d_in, d_sae = sizes(fields, tensors, kind)
     k, notes = _k(fields, tensors, kind, choices, d_sae.value)
-    threshold = batch_threshold(tensors, choices, k) if kind.batch else None
+    threshold = settle_threshold(kind, tensors, choices, k)
     normalizer = read_normalizer(tensors, fields, choices, d_in.value)
     number = None if k is None else k.value
     parts = kind.read(Stored(tensors, d_in.value, d_sae.value, k=number, threshold=threshold))

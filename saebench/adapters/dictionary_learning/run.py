@@ -17,9 +17,9 @@ from saebench.adapters.dictionary_learning.classes import (
     LINEAR,
     Kind,
     Stored,
-    batch_threshold,
     gate_notes,
     group_sizes,
+    settle_threshold,
 )
 from saebench.adapters.dictionary_learning.files import config_of, is_crosscoder, weight_file
 from saebench.adapters.dictionary_learning.normalizer import KEYS, Normalizer, read_normalizer
@@ -63,7 +63,7 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     k, notes = _k(fields, tensors, kind, choices, d_sae.value)
     unit, unit_notes = _unit(claim.weight, content)
     factor = 1.0 if unit is None else unit.value
-    threshold = batch_threshold(tensors, choices, k, factor) if kind.batch else None
+    threshold = settle_threshold(kind, tensors, choices, k, factor)
     normalizer = read_normalizer(tensors, fields, choices, d_in.value)
     stored = Stored(
         tensors,
@@ -93,14 +93,13 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
         "subtract_b_dec": subtracts,
         "threshold": threshold,
         "group_sizes": groups,
-        "code_unit": _code_unit(kind, name, tensors),
         "step": step,
     }
     notes += unit_notes + step_notes + normalizer.notes + gate_notes(threshold, tensors)
     config = config_from(
         facts,
         format=FORMAT,
-        notes=notes + _notes(fields, tensors, sites),
+        notes=notes + _notes(fields, tensors, sites) + _code_unit(kind, name, tensors),
         provenance=_provenance(fields, content),
     )
     b_in = parts.b_dec if subtracts.value else None
@@ -196,14 +195,15 @@ def _step(weights: str, content: StateDict, fields: Fields) -> tuple[Fact | None
     return step_of(weights, fields)
 
 
-def _code_unit(kind: Kind, name: Fact, tensors: Tensors) -> Fact | None:
-    """Of classes whose codes another library by the same names multiplies by the decoder norms."""
+def _code_unit(kind: Kind, name: Fact, tensors: Tensors) -> list[str]:
+    """A note on classes whose codes another library by the same names multiplies by decoder norms."""
     if kind.architecture not in SCALED:
-        return None
-    source = f"{name.value} as in dictionary_learning; in a fork codes are times decoder norms"
+        return []
+    note = f"codes of {name.value} are as in dictionary_learning; a fork of it multiplies them by "
+    note += "decoder norms, which changes their size and no reconstruction"
     if any(key in tensors for key in KEYS):
-        source += f", and only forks store {KEYS[0]}"
-    return Fact("as encoded", source, "assumed")
+        note += f" (only forks store {KEYS[0]})"
+    return [note]
 
 
 def _notes(fields: Fields, tensors: Tensors, sites: dict[str, Fact]) -> list[str]:

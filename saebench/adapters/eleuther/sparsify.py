@@ -138,14 +138,16 @@ def sizes(fields: Fields) -> tuple[Fact, Fact]:
 
 
 def active_per_token(fields: Fields, choices: Choices, d_sae: Fact) -> Fact:
-    """k, at most d_sae; where the config lacks it what the user says, else the library's default."""
-    k = fields.optional_size("k")
+    """k, at most d_sae: what the user says, else the config's, else the library's default."""
+    k = choices.size("k") or fields.optional_size("k")
     if k is None:
         source = f"not in {fields.file}: k defaults to {DEFAULT_K}"
-        k = choices.size("k") or Fact(DEFAULT_K, source, "assumed")
+        k = Fact(DEFAULT_K, source, "assumed")
     if k.value > d_sae.value:
         raise CheckpointError(
-            f"{k.source} of at most d_sae = {d_sae.value}", str(k.value), "Correct the config."
+            f"{k.source} of at most d_sae = {d_sae.value}",
+            str(k.value),
+            "Correct the config, or give --set k=…, the latents kept per token.",
         )
     return k
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from saebench.activations import JumpReLU
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Claim
 from saebench.adapters.reading.fields import config_from
 from saebench.adapters.reading.tensors import Tensors
+from saebench.adapters.reading.thresholds import jump_relu
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
 from saebench.sae import SAE, Fact
@@ -64,14 +64,16 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     d_in, d_sae, d_out = (int(sizes[name].value) for name in ("d_in", "d_sae", "d_out"))
     places = _places(files.hint)
     scale = _embedding_scale(files.hint, choices, d_in)
+    activation, said = jump_relu(tensors, "threshold", choices, d_sae=d_sae)
     source = f"definition of {FORMAT}"
-    facts = {
+    facts: dict[str, Fact | None] = {
         "architecture": Fact("jumprelu", source, "assumed"),
         **sizes,
         **places,
         "dtype": Fact(tensors.dtype("W_enc"), f"{claim.weight}: W_enc"),
         "subtract_b_dec": Fact(False, source, "assumed"),
         "normalization": Fact("none", source, "assumed"),
+        "threshold": said,
     }
     normalization = None
     if scale is not None:
@@ -82,7 +84,7 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     )
     return SAE(
         config,
-        JumpReLU(tensors.threshold("threshold", d_sae=d_sae)),
+        activation,
         W_enc=tensors.encoder("W_enc", d_in=d_in, d_sae=d_sae),
         W_dec=tensors.decoder("W_dec", d_sae=d_sae, d_out=d_out),
         b_enc=tensors.take("b_enc", d_sae=d_sae),

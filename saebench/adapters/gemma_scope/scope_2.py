@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saebench.activations import JumpReLU
 from saebench.adapters.gemma_scope.scope_2_config import check_affine, config_of, places
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Claim
 from saebench.adapters.reading.fields import Fields, config_from
 from saebench.adapters.reading.tensors import Tensors
+from saebench.adapters.reading.thresholds import jump_relu, said_threshold
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
 from saebench.sae import SAE, CrossLayerTranscoder, Dictionary, Fact, SAEConfig
@@ -64,23 +64,24 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> Dictionary:
     if fields is not None:
         fields.one_of(("jump_relu",), "architecture")
     if len(files.header(claim.weight)["w_dec"].shape) == 2 and len(claim.weights) == 1:
-        return _single(files, claim, fields)
-    return _multi_layer(files, claim, fields)
+        return _single(files, claim, fields, choices)
+    return _multi_layer(files, claim, fields, choices)
 
 
-def _single(files: CheckpointFiles, claim: Claim, fields: Fields | None) -> SAE:
+def _single(files: CheckpointFiles, claim: Claim, fields: Fields | None, choices: Choices) -> SAE:
     tensors = Tensors(claim.weight, files.state_dict(claim.weight))
     sizes = {name: _length(tensors, key) for name, key in _SIZES.items()}
-    facts = _facts(tensors) | sizes | places(fields, files.hint, None)
+    facts = _facts(tensors, choices) | sizes | places(fields, files.hint, None)
     cfg = config_from(
         facts, format=FORMAT, notes=_notes(files, claim, facts), provenance=_provenance(fields)
     )
     W_skip = _skip(tensors, fields, cfg)
-    return _dictionary(tensors, cfg, tensors.take("b_dec", d_out=cfg.d_out), W_skip)
+    b_dec = tensors.take("b_dec", d_out=cfg.d_out)
+    return _dictionary(tensors, cfg, choices, b_dec, W_skip)
 
 
 def _multi_layer(
-    files: CheckpointFiles, claim: Claim, fields: Fields | None
+    files: CheckpointFiles, claim: Claim, fields: Fields | None, choices: Choices
 ) -> CrossLayerTranscoder:
     count = _check_layer_files(files, claim)
     layers, biases, skips = [], [], []
@@ -88,12 +89,13 @@ def _multi_layer(
     for name in claim.weights:  # one file after another: no two are held as they are stored
         tensors = Tensors(name, files.state_dict(name))
         sizes = {key: _length(tensors, of) for key, of in _SIZES.items()}
-        facts = facts or {**_facts(tensors), **sizes}
+        facts = facts or {**_facts(tensors, choices), **sizes}
         values = {key: size.value for key, size in sizes.items()}
         cfg = SAEConfig("jumprelu", **values, n_targets=count)
         biases.append(tensors.take("b_dec", d_out=cfg.d_out))
         skips.append(_skip(tensors, fields, cfg))
-        layers.append(_dictionary(tensors, cfg, torch.zeros(count * cfg.d_out), None))
+        none = torch.zeros(count * cfg.d_out)
+        layers.append(_dictionary(tensors, cfg, choices, none, None))
     facts |= places(fields, files.hint, count)
     source = f"{claim.weight} and the files of the other layers: shapes of b_enc"
     facts["d_sae"] = Fact(sum(layer.cfg.d_sae for layer in layers), source)
@@ -158,13 +160,15 @@ def _check_biases(claim: Claim, biases: list[Tensor]) -> None:
         )
 
 
-def _dictionary(tensors: Tensors, cfg: SAEConfig, b_dec: Tensor, W_skip: Tensor | None) -> SAE:
+def _dictionary(
+    tensors: Tensors, cfg: SAEConfig, choices: Choices, b_dec: Tensor, W_skip: Tensor | None
+) -> SAE:
     """Encoder and decoder of one file; the targets of a multi-layer one lie side by side."""
     layers = {"layers": cfg.n_targets} if len(tensors.shape("w_dec")) == 3 else {}
     W_dec = tensors.take("w_dec", d_sae=cfg.d_sae, **layers, d_out=cfg.d_out)
     return SAE(
         cfg,
-        JumpReLU(tensors.threshold("threshold", d_sae=cfg.d_sae)),
+        jump_relu(tensors, "threshold", choices, d_sae=cfg.d_sae)[0],
         W_enc=tensors.encoder("w_enc", d_in=cfg.d_in, d_sae=cfg.d_sae),
         W_dec=W_dec.reshape(cfg.d_sae, cfg.width_out),
         b_enc=tensors.take("b_enc", d_sae=cfg.d_sae),
@@ -179,13 +183,14 @@ def _skip(tensors: Tensors, fields: Fields | None, cfg: SAEConfig) -> Tensor | N
     return tensors.take(SKIP, d_in=cfg.d_in, d_out=cfg.d_out).T if SKIP in tensors else None
 
 
-def _facts(tensors: Tensors) -> dict[str, Fact | None]:
+def _facts(tensors: Tensors, choices: Choices) -> dict[str, Fact | None]:
     source = f"definition of {FORMAT}"
     return {
         "architecture": Fact("jumprelu", source, "assumed"),
         "dtype": Fact(tensors.dtype("w_enc"), f"{tensors.file}: w_enc"),
         "subtract_b_dec": Fact(False, source, "assumed"),
         "normalization": Fact("none", source, "assumed"),
+        "threshold": said_threshold(choices),
     }
 
 

@@ -24,12 +24,19 @@ from saebench.adapters.generic.gate import Gate
 from saebench.adapters.generic.inputs import Input, build_normalization
 from saebench.adapters.generic.shapes import Layout
 from saebench.adapters.generic.sheet import contradiction, shown
-from saebench.adapters.reading.batch_gate import batch_gate, estimated
+from saebench.adapters.reading.batch_gate import ASK_ONE, batch_gate, estimated
 from saebench.adapters.reading.fields import config_from
 from saebench.adapters.reading.tensors import Tensors, row_norms, scale_rows
+from saebench.adapters.reading.thresholds import (
+    AS_STORED,
+    ASK_NUMBER,
+    LOG,
+    stored_thresholds,
+)
 from saebench.sae import SAE, Fact, UntiedGatedSAE
 from saebench.weights import StateDict
 
+MAX_LOGARITHM = 80  # exp() of more is no float32
 _LAYER_IN_PATH = re.compile(
     r"layers?[_.-]?\d{1,3}(?!\d)|[/_.-]l\d{1,3}(?![\d_])",  # but not L0_50, a count of latents
     re.IGNORECASE,
@@ -91,6 +98,8 @@ def _matrices(
     if normalize is not None and normalize.value:
         norms = row_norms(W_dec)
         W_dec = scale_rows(W_dec, torch.where(norms > 0, 1 / norms, 1))
+    if "multiplier" in roles:
+        W_dec = scale_rows(W_dec, torch.full((d_sae,), _multiplier(tensors, roles["multiplier"])))
     parts = {
         "W_enc": tensors.encoder(encoder, d_in=d_in, d_sae=d_sae, linear=layout.encoder_linear),
         "W_dec": W_dec,
@@ -98,6 +107,14 @@ def _matrices(
     if "skip" in roles:
         parts["W_skip"] = tensors.take(roles["skip"], d_out=d_out, d_in=d_in)
     return parts
+
+
+def _multiplier(tensors: Tensors, name: str) -> float:
+    """The factor ``exp(m)`` of all decoder directions, where the file has ``m`` (Overcomplete)."""
+    value = tensors.scalar(name)
+    if abs(value) < MAX_LOGARITHM:
+        return math.exp(value)
+    raise contradiction(f"{shown(name)} of {tensors.file}, the logarithm of a factor", f"{value:g}")
 
 
 def _biases(
@@ -151,12 +168,9 @@ def _thresholds(tensors: Tensors, name: str, d_sae: int, variants: Mapping[str, 
     sizes = {f"dim {i}": 1 for i in range(len(shape) - (not one))} | (
         {} if one else {"d_sae": d_sae}
     )
-    if variants["log_threshold"].value:
-        values = tensors.numbers(name, **sizes).exp_()
-    else:
-        values = tensors.threshold(name, **sizes)
-    if not bool(values.isfinite().all()):
-        raise contradiction(f"finite exp() of {shown(name)}", "some are infinite")
+    how = LOG if variants["log_threshold"].value else None
+    how = AS_STORED if "stored_threshold" in variants else how
+    values = stored_thresholds(tensors, name, how, ASK_ONE if one else ASK_NUMBER, **sizes)
     return values.reshape(()) if one else values.reshape(d_sae)
 
 
@@ -227,6 +241,10 @@ def _notes(
         notes.append(f"{shown(roles['b_in'])} is subtracted from the input (by its name or --map)")
     if "skip" in roles:
         notes.append(f"{shown(roles['skip'])} is taken to be [d_out, d_in], as of a torch Linear")
+    if "multiplier" in roles:
+        name = roles["multiplier"]
+        factor = _multiplier(tensors, name)
+        notes.append(f"decoder directions are multiplied by exp({shown(name)}) = {factor:.6g}")
     if content.wrapper is not None:
         notes.append(f"the tensors lay under {content.wrapper!r} of {tensors.file}")
     if facts.get("site") is None:

@@ -11,8 +11,8 @@ b_dec is not subtracted, that top-k rectifies, that inputs are not normalised.
 the roles and settings are those of :mod:`saebench.settings`.
 
 Hidden layers, batch norms and whole crosscoders are beyond it; so are Overcomplete's archetypal
-dictionaries. Its plain ones load with ``normalize_decoder``, ``log_threshold`` and, where the stored
-multiplier is 0 (a factor of exp(0) = 1), ``ignore=dictionary.multiplier``.
+dictionaries. Its plain ones load with ``normalize_decoder`` and ``log_threshold``; ``exp`` of their
+``dictionary.multiplier`` scales the decoder.
 """
 
 from __future__ import annotations

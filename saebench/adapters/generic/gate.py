@@ -21,9 +21,10 @@ from saebench.adapters.generic.config import (
     activation_named,
 )
 from saebench.adapters.generic.sheet import Sheet, contradiction, option, shown
-from saebench.adapters.reading.batch_gate import ESTIMATE, given_threshold
+from saebench.adapters.reading.batch_gate import ESTIMATE
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.tensors import Tensors
+from saebench.adapters.reading.thresholds import HOW_STORED, said_threshold
 from saebench.sae import Fact
 
 NEEDS_K = ("topk", "batchtopk", "abstopk")
@@ -54,7 +55,7 @@ def settle_gate(
     stored_k = _stored_k(roles, tensors, known)
     activation, rectified = _activation(sheet, roles, known, choices, stored_k, path_k)
     if activation is None:
-        given_threshold(choices)  # whatever it turns out to be, the settings are understood
+        said_threshold(choices)  # whatever it turns out to be, the settings are understood
         choices.flag("relu")
         return None
     kind = activation.value
@@ -163,7 +164,11 @@ def _threshold(
     """The number given or configured where no tensor holds thresholds."""
     if kind not in ("jumprelu", "batchtopk"):
         return None
-    given = given_threshold(choices)
+    given = said_threshold(choices)
+    if given is not None and given.value in HOW_STORED:
+        if "threshold" not in roles:
+            raise contradiction(f"a tensor of thresholds ({given.source})", "none is known by name")
+        return None  # the tensor's, read that way
     if given is not None:
         return _estimable(given, kind)
     if "threshold" in roles:

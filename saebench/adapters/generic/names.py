@@ -6,6 +6,7 @@ decide an orientation: ``W_enc`` is ``[d_in, d_sae]`` in one library and ``[d_sa
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,7 @@ _EXACT: Mapping[frozenset[str], str] = {
         "r_mag": (("r", "mag"),),
         "b_mag": (("b", "mag"), ("mag", "bias")),
         "k": (("k",), ("topk",), ("top", "k"), ("activation", "k")),
+        "multiplier": (("dictionary", "multiplier"),),  # of Overcomplete
     }.items()
     for words in many
 }
@@ -60,6 +62,8 @@ def role_of(name: str, shape: tuple[int, ...]) -> str | None:
     kept = frozenset(word for word in words if word not in _HOLDERS and not word.isdigit())
     exact = _EXACT.get(kept)
     vector = len(shape) == 1 or (len(shape) == 2 and shape[0] == 1)
+    if exact == "multiplier":
+        return exact if math.prod(shape) == 1 else None
     if exact is not None and (exact == "gate") == (len(shape) == 2 and not vector):
         return exact
     sides = [side for side in (_ENCODER, _DECODER) if side & kept]

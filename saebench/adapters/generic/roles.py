@@ -19,6 +19,7 @@ from saebench.adapters.generic.shapes import Layout
 from saebench.adapters.generic.sheet import MAX_NAME, Sheet, contradiction, option, shown
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Claim
+from saebench.adapters.reading.thresholds import AS_STORED, HOW_STORED, said_threshold
 from saebench.sae import Fact
 from saebench.settings import ROLES
 from saebench.weights import TensorInfo
@@ -38,7 +39,7 @@ def settle_roles(
     ignored = _ignored(sheet, tensors, choices)
     free = {n: t for n, t in tensors.items() if n not in roles.values() and n not in ignored}
     suggested = find_roles(free)
-    for role in (*ROLES, "k"):
+    for role in (*ROLES, "k", "multiplier"):
         names = suggested.get(role, [])
         if role in roles or role in BY_USER_ONLY or not names:
             continue
@@ -79,6 +80,13 @@ def settle_variants(
     if "threshold" in roles:
         name = roles["threshold"]
         by_name = Fact(is_logarithm(name), f"the name {shown(name)}", "assumed")
+        said = said_threshold(choices)
+        how = said if said is not None and said.value in HOW_STORED else None
+        if how is not None and how.value == AS_STORED:
+            found["stored_threshold"] = how
+            by_name = Fact(False, how.source, "user")
+        elif how is not None:
+            by_name = Fact(True, how.source, "user")
         found["log_threshold"] = choices.flag("log_threshold") or by_name
     if not {"encoder", "decoder"} <= set(roles):
         tied = choices.flag("tied") or next(iter(known.all(TIED, a_flag)), None)

@@ -15,6 +15,7 @@ from saebench.errors import CheckpointError
 from saebench.sae import Fact
 
 ESTIMATE = "estimate"
+ASK_ONE = f"Give --set threshold=NUMBER, or --set threshold={ESTIMATE} to take it from the data."
 
 
 def given_threshold(choices: Choices) -> Fact | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from saebench.errors import CheckpointError, ConfigError
 from saebench.sae import Fact
@@ -18,17 +19,26 @@ FALSE = ("false", "no", "0")
 
 
 class Choices:
-    """Settings by name and tensor names by role, all as text; each is marked when it is asked for."""
+    """Settings by name and tensor names by role, all as text; each is marked when it is asked for.
+
+    Numbers, booleans and sequences of them become the text that the command line would take. Raises
+    :class:`ConfigError` for anything that is no mapping of names to such values.
+    """
 
     def __init__(
         self,
-        settings: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
         tensors: Mapping[str, str] | None = None,
     ) -> None:
-        self._settings = dict(settings or {})
-        self._tensors = dict(tensors or {})
+        self._settings = as_texts("settings", settings, '{"k": "10"}')
+        self._tensors = as_texts("tensors", tensors, '{"encoder": "W_enc"}')
         self._asked: dict[str, None] = {}
         self._roles: dict[str, None] = {}
+
+    @property
+    def given(self) -> dict[str, dict[str, str]]:
+        """``settings`` and ``tensors`` as they were given, as text."""
+        return {"settings": dict(self._settings), "tensors": dict(self._tensors)}
 
     def __contains__(self, name: str) -> bool:
         return name in self._settings
@@ -126,3 +136,37 @@ class Choices:
         return CheckpointError(
             f"--set {name}={value}"[:200], f"not {expected}", f"Give {expected} for {name}."
         )
+
+
+def as_texts(name: str, given: object, example: str) -> dict[str, str]:
+    """A mapping with every value as text; raises :class:`ConfigError` for what is none."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"{name} as a mapping of text to text",
+            f"{type(given).__name__} {given!r:.80}",
+            f"Give {name}={example}.",
+        )
+    texts = {}
+    for key, value in given.items():
+        text = _as_text(value)
+        if not isinstance(key, str) or text is None:
+            raise ConfigError(
+                f"{name} as a mapping of text to text",
+                f"{key!r:.80}: {value!r:.80}",
+                f"Give {name}={example}.",
+            )
+        texts[key] = text
+    return texts
+
+
+def _as_text(value: object) -> str | None:
+    """``True`` as true, a list as its entries between commas; None for what has no such text."""
+    if isinstance(value, list | tuple) and value:
+        parts = [_as_text(part) for part in value if not isinstance(part, list | tuple)]
+        texts = [part for part in parts if part is not None]
+        return ",".join(texts) if len(texts) == len(value) else None
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, str | int | float) else None

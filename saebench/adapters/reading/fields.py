@@ -9,6 +9,7 @@ from saebench.errors import CheckpointError
 from saebench.sae import Fact, SAEConfig
 
 _MISSING = object()
+K_KEYS = {"k", "top_k", "trainer.k"}  # what --set k=… stands in for
 MAX_SIZE = 2**40  # nothing here is a width or a count above it
 
 
@@ -111,7 +112,8 @@ class Fields:
         raise CheckpointError(
             f"{null or keys[0]} in {self.file} ({expected})",
             "null" if null else "no such key",
-            "Add it to the config, or fetch the config that belongs to these weights.",
+            "Add it to the config, or fetch the config that belongs to these weights"
+            + (", or give --set k=…, the latents kept per token." if K_KEYS & set(keys) else "."),
         )
 
     def _wrong(self, fact: Fact, expected: str) -> CheckpointError:

@@ -9,6 +9,13 @@ from saebench.adapters.reading.choices import Choices
 from saebench.errors import CheckpointError
 from saebench.sae import Fact, SAEConfig
 
+# What notes of the adapters say is missing, by the fact that settles it.
+OPEN = {
+    "site": "which hook point it was trained on",
+    "sites": "which hook point it was trained on",
+    "site_out": "which hook point it writes",
+    "sites_out": "which hook point it writes",
+}
 DIRECTIONS = {"difference_ftb": "1-0", "difference_bft": "0-1"}
 
 
@@ -21,12 +28,13 @@ def with_places(cfg: SAEConfig, choices: Choices, site: str | None = None) -> SA
     TransformerLens had centred). Raises :class:`CheckpointError` when their number is not that of
     the sources.
     """
+    cfg = _counted(cfg)
     facts: dict[str, Fact] = {}
     for name in ("site", "site_out", "model"):
         if fact := choices.text(name):
             facts[name] = fact
     if site is not None:
-        facts["site"] = Fact(site, "the site given by the user", "user")
+        facts["site"] = Fact(site, f"--site {site}", "user")
     for name in ("sites", "sites_out", "models"):
         if fact := choices.names(name):
             facts[name] = fact
@@ -36,7 +44,8 @@ def with_places(cfg: SAEConfig, choices: Choices, site: str | None = None) -> SA
     if fact := choices.flag("centred"):
         facts["centred"] = fact
     _check(cfg, facts)
-    notes = cfg.notes
+    settled = [text for name, text in OPEN.items() if name in facts]
+    notes = tuple(note for note in cfg.notes if not any(text in note for text in settled))
     for name, fact in facts.items():
         before: Any = getattr(cfg, name)
         if before and name != "centred" and before != fact.value:
@@ -49,6 +58,14 @@ def with_places(cfg: SAEConfig, choices: Choices, site: str | None = None) -> SA
     said = replace(cfg, **values, facts={**cfg.facts, **facts}, notes=notes)
     _check_models(said, facts.get("models"))
     return said
+
+
+def _counted(cfg: SAEConfig) -> SAEConfig:
+    """The configuration with the number of activations among its facts, where no list tells it."""
+    if cfg.n_sources == 1 or cfg.sites or cfg.models or "n_sources" in cfg.facts:
+        return cfg
+    count = Fact(cfg.n_sources, "the shape of the encoder")
+    return replace(cfg, facts={**cfg.facts, "n_sources": count})
 
 
 def _check(cfg: SAEConfig, facts: dict[str, Fact]) -> None:

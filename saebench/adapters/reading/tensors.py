@@ -48,7 +48,7 @@ class Tensors:
     def take(self, key: str, **sizes: int) -> Tensor:
         """The tensor as float32 of shape ``sizes`` (dimension name = length), the caller's own.
 
-        Where the file has just that, it is a private map of the file and not a copy. Raises
+        It is a copy: what is done to the file later does not reach it. Raises
         :class:`CheckpointError` when it is missing, of another shape, not of a floating dtype, or
         not finite.
         """
@@ -101,25 +101,26 @@ class Tensors:
         values = float32_rows(self._opened(key, values=True))
         return values.numel() > 0 and bool(values.isnan().all())
 
-    def threshold(self, key: str, **sizes: int) -> Tensor:
+    def threshold(self, key: str, never: str = "", logs: str = "", /, **sizes: int) -> Tensor:
         """JumpReLU thresholds, not negative.
 
         Raises :class:`CheckpointError` for negative ones: −1 means that training never estimated
-        the threshold, and other negative values that the logarithm was stored.
+        the threshold, and other negative values that the logarithm was stored. ``never`` and
+        ``logs`` are the advice in these cases, for formats with a setting that helps.
         """
         values = self._floating(key, sizes, values=True)
         if bool((values >= 0).all()):
             return values
-        never = bool((values == -1).all())
+        initial = bool((values == -1).all())
         raise CheckpointError(
             f"threshold {key!r} of {self.file} with values >= 0",
             "-1, the initial value: training never estimated it"
-            if never
+            if initial
             else f"{int((values < 0).sum()):,} of {values.numel():,} negative, smallest "
             f"{float(values.min()):.4g}: the logarithm may have been stored",
-            "Train until the threshold is estimated and save again."
-            if never
-            else "Store exp() of the values if they are logarithms.",
+            never or "Train until the threshold is estimated and save again."
+            if initial
+            else logs or "Store exp() of the values if they are logarithms.",
         )
 
     def ignore(self, keys: Iterable[str]) -> None:

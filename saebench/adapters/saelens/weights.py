@@ -8,10 +8,17 @@ import torch
 from torch import Tensor
 
 from saebench.activations import AbsTopK, Activation, Gated, JumpReLU, ReLU, TanhReLU, TopK
-from saebench.adapters.reading.batch_gate import batch_gate, estimated, given_threshold
+from saebench.adapters.reading.batch_gate import ASK_ONE, batch_gate, estimated, given_threshold
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.fields import Fields
 from saebench.adapters.reading.tensors import Tensors, row_norms, scale_rows
+from saebench.adapters.reading.thresholds import (
+    AS_STORED,
+    HOW_STORED,
+    LOG,
+    said_threshold,
+    stored_thresholds,
+)
 from saebench.adapters.saelens.architecture import BATCH, tanh_activation
 from saebench.errors import CheckpointError
 from saebench.sae import Fact
@@ -20,7 +27,6 @@ MIN_DECODER_NORM = 1e-8  # the library's floor; without one a zero row would div
 RESCALE_KEY = "rescale_acts_by_decoder_norm"
 FINETUNING_KEY = "finetuning_scaling_factor"
 THRESHOLDS = ("threshold", "log_threshold", "topk_threshold")
-LOG, AS_STORED = "log", "stored"  # what a user may say of negative thresholds
 
 
 class Weights(NamedTuple):
@@ -58,7 +64,7 @@ def read_weights(
     if rescale is not None and rescale.value:
         norms = row_norms(W_dec).clamp_min(MIN_DECODER_NORM)
     tanh = tanh_activation(fields, architecture)
-    threshold = _given_threshold(choices, name)
+    threshold = _given_threshold(choices, tensors, name)
     if threshold is None and name in BATCH and not _has_threshold(tensors) and k is not None:
         threshold = estimated(tensors.file, k)
     notes: list[str] = []
@@ -90,14 +96,16 @@ def read_weights(
     )
 
 
-def _given_threshold(choices: Choices, architecture: str) -> Fact | None:
+def _given_threshold(choices: Choices, tensors: Tensors, architecture: str) -> Fact | None:
     """The user's threshold: a number, ``estimate``, or how to take the numbers of the file."""
     if architecture in BATCH:
         return given_threshold(choices)
     if "jumprelu" not in architecture:
         return None
-    text = choices.text("threshold")
-    return text if text is not None and text.value in (LOG, AS_STORED) else given_threshold(choices)
+    said, logarithms = said_threshold(choices), choices.flag("log_threshold")
+    if said is None and logarithms is not None and _key(tensors) == "log_threshold":
+        return Fact(AS_STORED, logarithms.source, "user")  # false: the name misleads
+    return said
 
 
 def _activation(tensors: Tensors, architecture: str, d_sae: int, k: Fact | None) -> Activation:
@@ -107,9 +115,13 @@ def _activation(tensors: Tensors, architecture: str, d_sae: int, k: Fact | None)
         assert k is not None  # required of these architectures
         return TopK(k.value) if architecture == "topk" else AbsTopK(k.value)
     if architecture in BATCH and "threshold" not in tensors:
-        return JumpReLU(tensors.threshold("topk_threshold"))
-    if architecture in BATCH or "jumprelu" in architecture:
-        return JumpReLU(_thresholds(tensors, d_sae))
+        return JumpReLU(tensors.threshold("topk_threshold", ASK_ONE, ASK_ONE))
+    if architecture in BATCH:
+        return JumpReLU(tensors.threshold("threshold", ASK_ONE, ASK_ONE, d_sae=d_sae))
+    if "jumprelu" in architecture:
+        key = _key(tensors)
+        how = LOG if key == "log_threshold" else None
+        return JumpReLU(stored_thresholds(tensors, key, how, ASK_ONE, d_sae=d_sae))
     return ReLU()
 
 
@@ -117,27 +129,17 @@ def _has_threshold(tensors: Tensors) -> bool:
     return any(name in tensors for name in THRESHOLDS)
 
 
-def _thresholds(tensors: Tensors, d_sae: int) -> Tensor:
-    if "log_threshold" in tensors and "threshold" not in tensors:
-        return tensors.take("log_threshold", d_sae=d_sae).exp()
-    try:
-        return tensors.threshold("threshold", d_sae=d_sae)
-    except CheckpointError as error:
-        if "values >= 0" not in error.asked:
-            raise
-        raise CheckpointError(
-            error.asked,
-            error.found,
-            f"Pass --set threshold={LOG} if these are logarithms, --set threshold={AS_STORED} to "
-            "let negative ones pass what is positive (as SAELens does), or a number.",
-        ) from None
+def _key(tensors: Tensors) -> str:
+    """The tensor of a JumpReLU's thresholds; some files hold logarithms by a name that says so."""
+    named = "log_threshold" in tensors and "threshold" not in tensors
+    return "log_threshold" if named else "threshold"
 
 
 def _gate_given(tensors: Tensors, threshold: Fact, k: Fact | None, d_sae: int) -> Activation:
     """The gate where the user overrules the thresholds of the file: a number, or from data."""
-    if threshold.value in (LOG, AS_STORED):
-        values = tensors.take("threshold", d_sae=d_sae)
-        return JumpReLU(values.exp() if threshold.value == LOG else values)
+    if threshold.value in HOW_STORED:
+        key = _key(tensors)
+        return JumpReLU(stored_thresholds(tensors, key, threshold.value, d_sae=d_sae))
     tensors.ignore(name for name in THRESHOLDS if name in tensors)
     if not isinstance(threshold.value, float) and k is None:
         raise CheckpointError(
