@@ -208,9 +208,7 @@ class SAE(Dictionary):
 
     def decoder_norms(self) -> Tensor:
         """Norm of each latent's direction in each target, ``[d_sae, n_targets]``."""
-        size = max(
-            1, CHUNK_BYTES // (4 * self.cfg.width_out)
-        )  # no second decoder at once
+        size = max(1, CHUNK_BYTES // (4 * self.cfg.width_out))  # no second decoder at once
         norms = torch.cat([self._norms(rows) for rows in self.W_dec.split(size)])
         return norms if self.latent_scale is None else norms / self._units()[:, None]
 
