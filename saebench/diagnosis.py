@@ -1,6 +1,6 @@
 """What the weights alone say about a checkpoint: findings with severity, figure and reason.
 
-Everything is read in blocks of rows, so that a checkpoint opened by memory map is never held twice.
+Everything is read in blocks of rows, so that a large checkpoint is never held twice.
 Alignment is the cosine of a latent's encoder column and its decoder row: trained sparse autoencoders
 of one activation have a mean far above that of random directions, 0 ± ``1 / √(d · d_sae)``.
 """
