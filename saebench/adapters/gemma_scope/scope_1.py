@@ -23,6 +23,7 @@ from saebench.sae import SAE, Fact
 from saebench.sae.normalization import Affine
 
 FORMAT = "Gemma Scope"
+FOREIGN = "The file is not of a Gemma Scope checkpoint."
 KEY_TENSORS = frozenset({"W_enc", "W_dec", "b_enc", "b_dec", "threshold"})
 
 # The site that each repository was trained at; what is read and, where that differs, what is written.
@@ -60,7 +61,7 @@ def sniff(files: CheckpointFiles) -> Claim | None:
 def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     """The SAE or transcoder; raises :class:`CheckpointError` for shapes that contradict each other."""
     tensors = Tensors(claim.weight, files.state_dict(claim.weight))
-    sizes = {name: _length(tensors, key) for name, key in _SIZES.items()}
+    sizes = _sizes(tensors)
     d_in, d_sae, d_out = (int(sizes[name].value) for name in ("d_in", "d_sae", "d_out"))
     places = _places(files.hint)
     scale = _embedding_scale(files.hint, choices, d_in)
@@ -93,16 +94,12 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     )
 
 
-def _length(tensors: Tensors, key: str) -> Fact:
-    shape = tensors.shape(key)
-    expected = 2 if key == "W_enc" else 1
-    if len(shape) != expected or 0 in shape:
-        raise CheckpointError(
-            f"tensor {key!r} of {tensors.file} with {expected} dimension(s), none of them 0",
-            f"shape {list(shape)}",
-            "The file is not of a Gemma Scope checkpoint.",
-        )
-    return Fact(shape[0], f"{tensors.file}: shape of {key}")
+def _sizes(tensors: Tensors) -> dict[str, Fact]:
+    """The widths and the number of latents, each by the length of a tensor."""
+    return {
+        name: tensors.length(key, FOREIGN, dimensions=2 if key == "W_enc" else 1)
+        for name, key in _SIZES.items()
+    }
 
 
 def telling_part(hint: str) -> str:

@@ -26,6 +26,7 @@ from saebench.files import CheckpointFiles
 from saebench.sae import SAE, CrossLayerTranscoder, Dictionary, Fact, SAEConfig
 
 FORMAT = "Gemma Scope 2"
+FOREIGN = "The file is not of a Gemma Scope 2 checkpoint."
 KEY_TENSORS = frozenset({"w_enc", "w_dec", "b_enc", "b_dec", "threshold"})
 SKIP = "affine_skip_connection"
 SINGLE_FILE = "params.safetensors"
@@ -68,9 +69,17 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> Dictionary:
     return _multi_layer(files, claim, fields, choices)
 
 
+def _sizes(tensors: Tensors) -> dict[str, Fact]:
+    """The widths and the number of latents, each by the length of a tensor."""
+    return {
+        name: tensors.length(key, FOREIGN, dimensions=2 if key == "w_enc" else 1)
+        for name, key in _SIZES.items()
+    }
+
+
 def _single(files: CheckpointFiles, claim: Claim, fields: Fields | None, choices: Choices) -> SAE:
     tensors = Tensors(claim.weight, files.state_dict(claim.weight))
-    sizes = {name: _length(tensors, key) for name, key in _SIZES.items()}
+    sizes = _sizes(tensors)
     facts = _facts(tensors, choices) | sizes | places(fields, files.hint, None)
     cfg = config_from(
         facts, format=FORMAT, notes=_notes(files, claim, facts), provenance=_provenance(fields)
@@ -88,7 +97,7 @@ def _multi_layer(
     facts: dict[str, Fact | None] = {}
     for name in claim.weights:  # one file after another: no two are held as they are stored
         tensors = Tensors(name, files.state_dict(name))
-        sizes = {key: _length(tensors, of) for key, of in _SIZES.items()}
+        sizes = _sizes(tensors)
         facts = facts or {**_facts(tensors, choices), **sizes}
         values = {key: size.value for key, size in sizes.items()}
         cfg = SAEConfig("jumprelu", **values, n_targets=count)
@@ -114,18 +123,6 @@ def _multi_layer(
         skips if any(skip is not None for skip in skips) else (),
         skip_targets=same,
     )
-
-
-def _length(tensors: Tensors, key: str) -> Fact:
-    shape = tensors.shape(key)
-    expected = 2 if key == "w_enc" else 1
-    if len(shape) != expected or 0 in shape:
-        raise CheckpointError(
-            f"tensor {key!r} of {tensors.file} with {expected} dimension(s), none of them 0",
-            f"shape {list(shape)}",
-            "The file is not of a Gemma Scope 2 checkpoint.",
-        )
-    return Fact(shape[0], f"{tensors.file}: shape of {key}")
 
 
 def _check_layer_files(files: CheckpointFiles, claim: Claim) -> int:

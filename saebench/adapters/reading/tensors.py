@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from saebench.errors import CheckpointError
+from saebench.sae import Fact
 from saebench.weights import (
     Opened,
     StateDict,
@@ -40,6 +41,21 @@ class Tensors:
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape of a tensor that has to be there."""
         return self._info(key).shape
+
+    def length(self, key: str, otherwise: str, *, dimensions: int = 1) -> Fact:
+        """The first length of a tensor of so many dimensions, none of them zero.
+
+        Raises :class:`CheckpointError` for another shape; ``otherwise`` says what that means.
+        """
+        shape = self.shape(key)
+        if len(shape) != dimensions or 0 in shape:
+            plural = "s, none of them 0" if dimensions > 1 else ", not empty"
+            raise CheckpointError(
+                f"tensor {key!r} of {self.file} with {dimensions} dimension{plural}",
+                f"shape {list(shape)}",
+                otherwise,
+            )
+        return Fact(shape[0], f"{self.file}: {'shape' if dimensions > 1 else 'length'} of {key}")
 
     def dtype(self, key: str) -> str:
         """The dtype a tensor is stored in (``float32``)."""

@@ -20,6 +20,7 @@ from saebench.sae import SAE, Fact
 from saebench.weights import is_pickle, is_weights
 
 FORMAT = "goodfire"
+FOREIGN = "The file is not one of Goodfire's SAEs, or it was changed."
 ENCODER, DECODER = "encoder_linear", "decoder_linear"
 KEY_TENSORS = frozenset({f"{ENCODER}.weight", f"{DECODER}.weight"})
 _LAYER = re.compile(r"-l(\d{1,3})(?![0-9a-z])", re.IGNORECASE)
@@ -42,7 +43,7 @@ def sniff(files: CheckpointFiles) -> Claim | None:
 def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     """The SAE; raises :class:`CheckpointError` where tensors contradict each other."""
     tensors = Tensors(claim.weight, files.state_dict(claim.weight))
-    d_sae, d_in = (_length(tensors, f"{name}.bias") for name in (ENCODER, DECODER))
+    d_sae, d_in = (tensors.length(f"{name}.bias", FOREIGN) for name in (ENCODER, DECODER))
     path = f"{files.hint}/{claim.weight}"
     layer, model = _LAYER.search(path), _MODEL.search(path)
     definition = "definition of the format"
@@ -86,17 +87,6 @@ def _fits(files: CheckpointFiles, name: str) -> bool:
         return set(files.header(name)) >= KEY_TENSORS
     except CheckpointError:
         return False  # what lies beside a checkpoint may be anything
-
-
-def _length(tensors: Tensors, key: str) -> Fact:
-    shape = tensors.shape(key)
-    if len(shape) != 1:
-        raise CheckpointError(
-            f"tensor {key!r} of {tensors.file} with one dimension",
-            f"shape {list(shape)}",
-            "The file is not one of Goodfire's SAEs, or it was changed.",
-        )
-    return Fact(shape[0], f"{tensors.file}: length of {key}")
 
 
 def _site(layer: re.Match[str] | None) -> Fact | None:

@@ -23,6 +23,7 @@ from saebench.sae import SAE, Fact
 from saebench.weights import is_pickle, is_weights
 
 FORMAT = "openai"
+FOREIGN = "The file is not one of OpenAI's autoencoders, or it was changed."
 ENCODER, DECODER, TIED = "encoder.weight", "decoder.weight", "decoder.linear.weight"
 KEY_TENSORS = frozenset({"pre_bias", "latent_bias", ENCODER})
 
@@ -57,7 +58,7 @@ def read(files: CheckpointFiles, claim: Claim, choices: Choices) -> SAE:
     content = files.state_dict(claim.weight)
     tensors = Tensors(claim.weight, content)
     fields = Fields(claim.weight, content.siblings or {})
-    d_in, d_sae = (_length(tensors, key) for key in ("pre_bias", "latent_bias"))
+    d_in, d_sae = (tensors.length(key, FOREIGN) for key in ("pre_bias", "latent_bias"))
     sizes = {"d_in": d_in.value, "d_sae": d_sae.value}
     architecture = _architecture(fields, tensors, choices)
     topk = architecture.value == "topk"
@@ -105,17 +106,6 @@ def _fits(files: CheckpointFiles, name: str) -> bool:
     except CheckpointError:
         return False  # what lies beside a checkpoint may be anything
     return set(header) >= KEY_TENSORS and bool({DECODER, TIED} & set(header))
-
-
-def _length(tensors: Tensors, key: str) -> Fact:
-    shape = tensors.shape(key)
-    if len(shape) != 1:
-        raise CheckpointError(
-            f"tensor {key!r} of {tensors.file} with one dimension",
-            f"shape {list(shape)}",
-            "The file is not one of OpenAI's autoencoders, or it was changed.",
-        )
-    return Fact(shape[0], f"{tensors.file}: length of {key}")
 
 
 def _architecture(fields: Fields, tensors: Tensors, choices: Choices) -> Fact:
