@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -20,6 +22,8 @@ from saebench.files import (
     list_files,
 )
 from saebench.weights import TensorInfo, read_pickle
+
+NOBODY = 65534  # a user without rights, by convention of Unix systems
 
 
 def folder(root: Path, **options: bool) -> CheckpointFiles:
@@ -367,8 +371,26 @@ class TestFilesThatTheSystemRefuses:
         with pytest.raises(CheckpointError, match="cannot be read: permission denied"):
             list_files(tmp_path)
 
-    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")
-    def test_an_archive_without_permission_is_not_called_damaged(self, tmp_path: Path) -> None:
-        (tmp_path / "w.npz").touch(mode=0)
+    def test_an_archive_without_permission_is_not_called_damaged(self, unprivileged: Path) -> None:
+        (unprivileged / "w.npz").chmod(0)
         with pytest.raises(CheckpointError, match=r"w\.npz: cannot be read: permission denied"):
-            folder(tmp_path).header("w.npz")
+            folder(unprivileged).header("w.npz")
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder with an archive, and nobody's rights where the tests run as root, who reads all."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        numpy.savez(root / "w.npz", b=numpy.ones(2))
+        folder(root).header("w.npz")  # whatever this imports may lie where nobody can read
+        if os.geteuid() != 0:
+            yield root
+            return
+        os.chown(root, NOBODY, NOBODY)
+        os.chown(root / "w.npz", NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+        try:
+            yield root
+        finally:
+            os.seteuid(0)
