@@ -13,10 +13,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from saebench.data import Batch
 from saebench.metrics.prediction import Losses, against_clean, clean_part
 from saebench.models import LanguageModel, Prefix
 from saebench.sites import Site
-from saebench.tokens import Batch
 
 LOGIT_CHUNK_BYTES = 32 * 2**20
 Key = TypeVar("Key", bound=Hashable)

@@ -112,4 +112,4 @@ def refuse_models(patch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a language model was loaded")
 
-    patch.setattr("saebench.measure.LanguageModel.open", refuse)
+    patch.setattr("saebench.measure.run.LanguageModel.open", refuse)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from saebench.data import Batch
 from saebench.sae import SAE
 from saebench.sites import Site
-from saebench.tokens import Batch
 from tests.plain_hooks import full_logits, plain_hook, port_of, spliced_logits
 
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from saebench.activations import ReLU, TopK
+from saebench.data import Batch, stream_from_ids
 from saebench.evals import ReconstructionEval, SiteEval, SparsityEval
 from saebench.metrics import prediction, reconstruction, sparsity
 from saebench.models import LanguageModel
 from saebench.passes import Calibration, PassRequest, Subject, run_pass
 from saebench.record import Measurement
 from saebench.sae import SAE, SAEConfig
-from saebench.tokens import Batch, stream_from_ids
 from tests.tiny_models import VOCAB, WIDTH
 
 D_SAE, K = 24, 4

@@ -14,10 +14,12 @@ PACKAGE = ROOT / "saebench"
 # Each name may import from those in earlier lines, and from its own line only where it is a package
 # of its own (a family of modules that share a room).
 LAYERS = (
-    ("_version", "errors", "settings"),
-    ("codes", "activations", "stats", "environment", "documents", "weights"),
-    ("sae", "sites", "record", "packing", "files", "layout"),
-    ("metrics", "models", "reference", "store", "tokens"),
+    ("_version", "errors", "protocols", "settings"),
+    ("codes", "activations", "stats", "environment", "weights"),
+    ("sae", "sites", "record", "files", "layout"),
+    ("metrics", "models", "reference", "store"),
+    ("generation", "matching", "probing"),
+    ("data",),
     ("adapters", "gates", "locating", "unchanged"),
     ("diagnosis", "config"),
     ("inspection",),

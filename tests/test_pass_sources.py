@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from saebench.activations import BatchTopK, JumpReLU, TopK
 from saebench.codes import SparseCodes
+from saebench.data import stream_from_ids
 from saebench.evals import ReconstructionEval, SiteEval, SparsityEval
 from saebench.passes import PassRequest, Reading, Subject, run_pass
 from saebench.sae import SAE, Crosscoder, CrossLayerTranscoder, SAEConfig
 from saebench.sites import Site
-from saebench.tokens import stream_from_ids
 from tests.small_runs import K, random_sae, tokens
 from tests.tiny_models import WIDTH, shared_model, tiny_model
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saebench.data import stream_from_ids
 from saebench.errors import DataError, SaebenchError
 from saebench.passes import (
     CALIBRATION_SEQUENCES,
@@ -19,7 +20,6 @@ from saebench.passes import (
     as_stack,
     run_pass,
 )
-from saebench.tokens import stream_from_ids
 from tests.small_runs import Run, assert_same, measured, ragged, random_sae, tokens
 from tests.tiny_models import shared_model, tiny_model
 

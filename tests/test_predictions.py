@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saebench import predictions
+from saebench.data import stream_from_ids
 from saebench.predictions import Continuation, Scored, continue_from, score, spliced
 from saebench.sites import parse_site
-from saebench.tokens import stream_from_ids
 from tests.naive_pass import losses
 from tests.small_runs import assert_same, measured, ragged, random_sae, tokens
 from tests.tiny_models import VOCAB, shared_model, tiny_model

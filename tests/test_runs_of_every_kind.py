@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from saebench import cli
+from saebench.data import Batch, open_stream
 from saebench.loading import load_sae
 from saebench.models import locate
-from saebench.tokens import Batch, open_stream
 from tests import kinds
 from tests.kind_runs import (
     CONTEXT,

@@ -9,19 +9,11 @@ from __future__ import annotations
 import difflib
 
 from saebench.errors import ConfigError
-from saebench.metrics.catalogue import (
-    BASELINES,
-    PREDICTION,
-    RECONSTRUCTION,
-    SPARSITY,
-    Definition,
-)
+from saebench.metrics.catalogue import FAMILIES, Definition
 
 __all__ = ["DEFINITIONS", "Definition", "definition"]
 
-DEFINITIONS: dict[str, Definition] = {
-    one.id: one for one in (*RECONSTRUCTION, *SPARSITY, *PREDICTION, *BASELINES)
-}
+DEFINITIONS: dict[str, Definition] = {one.id: one for family in FAMILIES.values() for one in family}
 
 
 def definition(name: str) -> Definition:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from saebench.codes import SparseCodes
+from saebench.data import Batch
 from saebench.errors import DataError, ModelError
 from saebench.models import LanguageModel, Prefix
 from saebench.passes.requests import (
@@ -30,7 +31,6 @@ from saebench.passes.requests import (
     SubjectView,
 )
 from saebench.predictions import Continuation, Scored, continue_from, score, spliced
-from saebench.tokens import Batch
 
 Prefixes = Mapping[int, Prefix]  # by model, of those that anything is read from
 

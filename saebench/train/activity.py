@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saebench.data import Batch, TokenStream
 from saebench.errors import DataError, ModelError
 from saebench.models import LanguageModel
 from saebench.sites import Site
-from saebench.tokens import Batch, TokenStream
 from saebench.train.recipe import Recipe
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from saebench.data import TokenStream, open_stream
 from saebench.errors import ModelError
 from saebench.models import LanguageModel
 from saebench.sae import SAE
 from saebench.sites import parse_site
-from saebench.tokens import TokenStream, open_stream
 from saebench.train.activity import Reading
 from saebench.train.buffer import ShuffleBuffer
 from saebench.train.heldout import HeldOut

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from saebench.documents import HUB_PREFIX
+from saebench.data.documents import HUB_PREFIX
 
 
 def overlaps(data: str, held_out: str) -> bool:

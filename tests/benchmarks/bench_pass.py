@@ -27,12 +27,12 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from saebench.data import stream_from_ids
 from saebench.environment import environment
 from saebench.evals import ReconstructionEval, SiteEval, SparsityEval
 from saebench.evals.reconstruction import random_init
 from saebench.models import LanguageModel
 from saebench.passes import PassRequest, Subject, run_pass
-from saebench.tokens import stream_from_ids
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = int(os.environ.get("SAEBENCH_BENCH_ROUNDS", "3"))

@@ -29,7 +29,7 @@ def no_model(monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("the language model was loaded")
 
-    monkeypatch.setattr("saebench.measure.LanguageModel.open", refuse)
+    monkeypatch.setattr("saebench.measure.run.LanguageModel.open", refuse)
 
 
 # --- items and verdicts ----------------------------------------------------------------------------

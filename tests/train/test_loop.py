@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from saebench.data import open_stream
 from saebench.errors import ConfigError, DataError, ModelError, OutputError, SiteError
 from saebench.loading import load_sae
 from saebench.models import LanguageModel
-from saebench.tokens import open_stream
 from saebench.train import Recipe, train, train_many, train_recipes
 from saebench.train.activity import Reading
 from saebench.train.outcome import fault, may_save

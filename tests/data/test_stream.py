@@ -6,8 +6,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from saebench.data import open_stream, stream_from_ids
 from saebench.errors import DataError
-from saebench.tokens import open_stream, stream_from_ids
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 BOS, EOS, PAD, UNK = "<bos>", "<eos>", "<pad>", "<unk>"
@@ -90,7 +90,7 @@ class TestPacking:
         assert rows_of(open_stream(spec, full, context_size=3)) == [[10, 1, 2], [10, 11, 3]]
 
     def test_blocks_of_one_long_text_are_not_separated(self, full, tmp_path, monkeypatch):
-        monkeypatch.setattr("saebench.documents.BLOCK_CHARS", 20)
+        monkeypatch.setattr("saebench.data.documents.BLOCK_CHARS", 20)
         (tmp_path / "a.txt").write_text("one two three four\nfive six seven eight\nnine zero\n")
         assert rows_of(open_stream(str(tmp_path), full, context_size=6)) == [
             [10, 1, 2, 3, 4, 5],

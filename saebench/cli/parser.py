@@ -1,23 +1,18 @@
-"""The command line: ``saebench demo | run | inspect | train | card | plan``."""
+"""The commands of ``saebench`` with their options and examples."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from saebench._version import __version__
-from saebench.config.defaults import measured_suites
-from saebench.config.options import OPTIONS, add_options, as_arguments, configured
-from saebench.config.reading import pairs
-from saebench.errors import ConfigError, SaebenchError
+from saebench.cli import commands
+from saebench.config.options import OPTIONS, add_options
 from saebench.settings import ROLES, SETTINGS
 
 USAGE_ERROR = 4  # as pytest's
-MAX_LINE = 10_000  # characters of a line of an error
 
 EPILOG = """\
 examples:
@@ -88,36 +83,6 @@ Every key is documented in saebench.train.recipe; an unknown one is an error tha
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; errors are one message on stderr (a traceback with ``--debug``)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    ours, pytest_arguments = _split(arguments)
-    parser = _parser()
-    values = parser.parse_args(ours)
-    values.pytest_arguments = pytest_arguments
-    values.command_line = shlex.join(["saebench", *arguments])
-    try:
-        return values.handler(values)
-    except SaebenchError as error:
-        if values.debug:
-            raise
-        print(f"saebench: {_shown(error)}", file=sys.stderr)
-        return USAGE_ERROR
-    except KeyboardInterrupt:
-        print("saebench: interrupted; what was measured before is kept", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-
-
-def _shown(error: SaebenchError) -> str:
-    """The message without the control characters that names in files may bring to a terminal."""
-    from saebench.inspection import printable
-
-    return "\n".join(printable(line, MAX_LINE) for line in str(error).split("\n"))
-
-
 class _Parser(argparse.ArgumentParser):
     """Ends with pytest's exit code where arguments are wrong: argparse's own means interrupted there."""
 
@@ -127,15 +92,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE_ERROR, f"{self.prog}: error: {message}\n")
 
 
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments before and after ``--``."""
-    if "--" not in arguments:
-        return arguments, []
-    at = arguments.index("--")
-    return arguments[:at], arguments[at + 1 :]
-
-
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; each command's ``handler`` gives the exit code."""
     parser = _Parser(
         prog="saebench",
         description="The test suite for sparse-autoencoder checkpoints.",
@@ -143,20 +101,29 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"saebench {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    places = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     demo = _command(
-        commands, "demo", _demo, "measure, gate and write up the shipped checkpoints", DEMO_EPILOG
+        places,
+        "demo",
+        commands.demo,
+        "measure, gate and write up the shipped checkpoints",
+        DEMO_EPILOG,
     )
     demo.add_argument(
         "--out", default="saebench-demo", metavar="DIR", help="default: saebench-demo"
     )
 
     for name, handler, summary, epilog in (
-        ("run", _run, "measure checkpoints, gate them, write the report", RUN_EPILOG),
-        ("plan", _plan, "say what a run would do and roughly how long it takes", PLAN_EPILOG),
+        ("run", commands.run, "measure checkpoints, gate them, write the report", RUN_EPILOG),
+        (
+            "plan",
+            commands.plan,
+            "say what a run would do and roughly how long it takes",
+            PLAN_EPILOG,
+        ),
     ):
-        command = _command(commands, name, handler, summary, epilog)
+        command = _command(places, name, handler, summary, epilog)
         command.add_argument(
             "saes", nargs="*", metavar="REF", help="checkpoint: folder or hf:org/repo@rev:path"
         )
@@ -165,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 
     epilog = INSPECT_EPILOG + _table("settings (--set NAME=VALUE)", SETTINGS)
     epilog += _table("roles of tensors (--map ROLE=TENSOR)", ROLES)
-    inspect = _command(commands, "inspect", _inspect, "say what a checkpoint is", epilog)
+    inspect = _command(places, "inspect", commands.inspect, "say what a checkpoint is", epilog)
     inspect.add_argument("ref", metavar="REF")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.add_argument(
@@ -178,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
             given = {"default": None, **option.settings}
             inspect.add_argument(f"--{option.flag}", dest=option.keyword, help=option.help, **given)
 
-    train = _command(commands, "train", _train, "train a TopK or BatchTopK SAE", TRAIN_EPILOG)
+    train = _command(places, "train", commands.train, "train a TopK or BatchTopK SAE", TRAIN_EPILOG)
     train.add_argument(
         "recipe", metavar="RECIPE", nargs="+", help="TOML file; several share one stream"
     )
@@ -186,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="replace a checkpoint that is there"
     )
 
-    card = _command(commands, "card", _card, "write the model card from records", CARD_EPILOG)
+    card = _command(places, "card", commands.card, "write the model card from records", CARD_EPILOG)
     card.add_argument("reports", metavar="DIR", help="the --out folder of a run")
     card.add_argument("-o", "--output", metavar="FILE", help="default: DIR/README.md")
     return parser
@@ -199,13 +166,13 @@ def _table(title: str, items: Mapping[str, str]) -> str:
 
 
 def _command(
-    commands: Any,
+    places: Any,
     name: str,
     handler: Callable[[argparse.Namespace], int],
     summary: str,
     epilog: str | None = None,
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(
+    command = places.add_parser(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
@@ -215,117 +182,3 @@ def _command(
     command.add_argument("--debug", action="store_true", help="show tracebacks")
     command.set_defaults(handler=handler)
     return command
-
-
-def _demo(values: argparse.Namespace) -> int:
-    blank = dict.fromkeys(option.keyword for option in OPTIONS)
-    blank["out"] = values.out
-    run = argparse.Namespace(
-        **{**vars(values), **blank}, saes=[], config=str(_fixture("demo.toml"))
-    )
-    return _run(run)
-
-
-def _fixture(name: str) -> Path:
-    """A file of the shipped fixtures: in the installed package, or in the checkout."""
-    from importlib.resources import files
-
-    return Path(str(files("saebench.fixtures").joinpath(name)))
-
-
-def _session(values: argparse.Namespace) -> Any:
-    from saebench.session import Session
-
-    return Session(configured(values.config, values.saes, lambda keyword: getattr(values, keyword)))
-
-
-def _run(values: argparse.Namespace) -> int:
-    import pytest
-
-    from saebench.plugin import Handover
-
-    session = _session(values)
-    if set(session.config.suites) & set(measured_suites()):
-        session.measure_all()
-    arguments = [
-        "-p",
-        "saebench",  # also where the environment loads no plugins by itself
-        "-c",
-        str(_suite_folder() / "pytest.ini"),
-        f"--rootdir={_suite_folder()}",
-        *([f"--saebench-config={values.config}"] if values.config else []),
-        *(f"--saebench-sae={ref}" for ref in values.saes),
-        *as_arguments(values, prefix="--saebench-"),
-        f"--saebench-command={values.command_line}",
-        *_benchmark_arguments(session.config.suites, session.config.out),
-        "-q",
-        *[str(_suite_folder() / f"test_{suite}.py") for suite in session.config.suites],
-        *values.pytest_arguments,
-    ]
-    return int(pytest.main(arguments, plugins=[Handover(session)]))
-
-
-def _benchmark_arguments(suites: Sequence[str], out: Path) -> list[str]:
-    """Keep pytest-benchmark's folder out of the current one: with the report, or not at all."""
-    if "throughput" not in suites:
-        return ["-p", "no:benchmark"]
-    return [f"--benchmark-storage=file://{out.absolute() / 'benchmarks'}"]
-
-
-def _suite_folder() -> Path:
-    from importlib.resources import files
-
-    return Path(str(files("saebench.suites")))
-
-
-def _plan(values: argparse.Namespace) -> int:
-    from saebench.plan import plan
-
-    session = _session(values)
-    print(plan(session.config, [(e.name, e.ref, e.spec) for e in session.entries.values()]))
-    return 0
-
-
-def _inspect(values: argparse.Namespace) -> int:
-    import json
-
-    from saebench.loading import inspect
-
-    found = inspect(
-        values.ref,
-        site=values.site,
-        allow_pickle=bool(values.allow_pickle),
-        settings=pairs(values.settings or (), "--set k=10"),
-        tensors=pairs(values.tensors or (), "--map encoder=W_enc"),
-        headers_only=values.headers_only,
-    )
-    print(json.dumps(found.to_json(), indent=2) if values.json else found.to_text())
-    return 0
-
-
-def _train(values: argparse.Namespace) -> int:
-    from saebench.train import train_recipes
-
-    for line in train_recipes(
-        [Path(recipe) for recipe in values.recipe], overwrite=values.overwrite
-    ):
-        print(line)
-    return 0
-
-
-def _card(values: argparse.Namespace) -> int:
-    from saebench.report import write_card
-
-    folder = Path(values.reports)
-    if not folder.is_dir():
-        raise ConfigError(
-            f"the report folder {folder}", "there is none", "Name the --out folder of a run."
-        )
-    print(
-        f"wrote {write_card(folder, Path(values.output) if values.output else folder / 'README.md')}"
-    )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from saebench.documents import BLOCK_CHARS, Documents, Piece
+from saebench.data.documents import BLOCK_CHARS, Documents, Piece
 
 TOKENIZE_TOGETHER = 64  # documents per call of the tokenizer
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saebench.documents import open_documents
+from saebench.data.documents import open_documents
+from saebench.data.packing import Ids, Layout
 from saebench.errors import DataError
-from saebench.packing import Ids, Layout
 
 MaskPolicy = Literal["special", "bos", "none"]
 
@@ -250,7 +250,7 @@ def open_stream(
     prepend_bos: bool = True,
     model: str = "",
 ) -> TokenStream:
-    """The token stream of a data spec (see :func:`saebench.documents.open_documents`).
+    """The token stream of a data spec (see :func:`saebench.data.documents.open_documents`).
 
     ``pack=True`` joins documents with EOS between them and cuts the result into sequences of
     ``context_size`` that each start with BOS (where the tokenizer has one and ``prepend_bos``); the

@@ -4,8 +4,8 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from saebench import documents
-from saebench.documents import Piece, open_documents
+from saebench.data import documents
+from saebench.data.documents import Piece, open_documents
 from saebench.errors import DataError, HubError
 
 ROWS = ["first text", "second\ntext", "dritter Text: äöü"]

@@ -1,0 +1,1 @@
+"""Text that a language model writes itself: sampling, shards, statistics, card."""

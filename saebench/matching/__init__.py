@@ -1,0 +1,1 @@
+"""Matching two dictionaries latent by latent: exact assignments, their certificates, chance floors."""

@@ -1,0 +1,197 @@
+"""What a run names, opened and checked: checkpoints, models, data and the key of every record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from saebench.config import Config, ModelSpec, SAESpec
+from saebench.data import TokenStream, open_stream
+from saebench.errors import ConfigError
+from saebench.loading import Checkpoint, open_checkpoint
+from saebench.metrics.definitions import DEFINITIONS
+from saebench.metrics.sums import N_GROUPS
+from saebench.model_choice import (
+    check_differences,
+    check_same_tokens,
+    locate_model,
+    model_specs,
+)
+from saebench.models import LanguageModel, Located
+from saebench.passes import CALIBRATION_SEQUENCES, Reading, Subject
+from saebench.sae import Source
+from saebench.stats import N_RESAMPLES
+from saebench.store import RecordStore, record_key
+
+SEED = 0
+CENTRED = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A checkpoint that a run names, opened; ``key`` addresses its record."""
+
+    name: str
+    checkpoint: Checkpoint
+    key: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a run needs, checked and cheap: no weights of the language model are in memory yet."""
+
+    config: Config
+    store: RecordStore
+    specs: tuple[ModelSpec, ...]
+    located: tuple[Located, ...]
+    stream: TokenStream
+    targets: tuple[Target, ...]
+
+    @cached_property
+    def models(self) -> tuple[LanguageModel, ...]:
+        """The language models, loaded on first use."""
+        device = None if self.config.device == "auto" else self.config.device
+        return tuple(
+            LanguageModel.open(located, dtype=spec.dtype, device=device)
+            for spec, located in zip(self.specs, self.located, strict=True)
+        )
+
+    def missing(self) -> list[Target]:
+        """The targets without a record."""
+        return [target for target in self.targets if self.store.read(target.key) is None]
+
+    def subject(self, target: Target) -> Subject:
+        """What the pass needs of a target, its sites resolved and its widths checked against the model."""
+        cfg = target.checkpoint.sae.cfg
+        reads = tuple(self._reading(source, cfg.d_in, target.name) for source in cfg.reads)
+        writes = tuple(self._reading(source, cfg.d_out, target.name) for source in cfg.writes)
+        return Subject(target.name, target.checkpoint.sae, reads, writes)
+
+    def _reading(self, source: Source, width: int, name: str) -> Reading:
+        """A source of a checkpoint as an activation of this run."""
+        assert source.site is not None  # checked when the run was prepared
+        model = self.models[source.model]
+        site = model.site(source.site)
+        # as TransformerLens: only what writes to the stream, and only where nothing depends on it
+        centred = source.centred and site.kind in CENTRED and model.ignores_mean
+        reading = Reading(site, source.model, source.minus, centred)
+        for number in reading.models:
+            self.models[number].check_width(reading.site, width, name)
+        return reading
+
+
+def prepare(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> Run:
+    """Open what a run names and find the key of every record.
+
+    The output folder is made and probed first.
+    """
+    store = RecordStore(config.out)
+    checkpoints = {
+        name: open_checkpoint(
+            ref,
+            site=spec.site,
+            allow_pickle=spec.allow_pickle,
+            settings=spec.settings,
+            tensors=spec.tensors,
+        )
+        for name, ref, spec in entries
+    }
+    for name, checkpoint in checkpoints.items():
+        _check_sites(name, checkpoint)
+    configs = {name: item.sae.cfg for name, item in checkpoints.items()}
+    specs = model_specs(config, configs)
+    located = tuple(locate_model(spec, from_checkpoints=config.model is None) for spec in specs)
+    check_same_tokens(located)
+    check_differences(located, configs)
+    stream = _open_data(config, located[0])
+    first = {"digest": located[0].digest, "dtype": specs[0].dtype}
+    others = [
+        {"digest": item.digest, "dtype": spec.dtype}
+        for item, spec in zip(located[1:], specs[1:], strict=True)
+    ]
+    shared = {
+        "model": {**first, "others": others} if others else first,
+        "data": {"digest": stream.digest, "context_size": stream.context_size},
+        "policy": policy(config),
+        "definitions": {name: item.version for name, item in sorted(DEFINITIONS.items())},
+        "suites": sorted(families(config)),
+    }
+    targets = [
+        Target(name, item, record_key(checkpoint=_contract(item), **shared))
+        for name, item in checkpoints.items()
+    ]
+    return Run(config, store, specs, located, stream, tuple(targets))
+
+
+def _check_sites(name: str, checkpoint: Checkpoint) -> None:
+    cfg = checkpoint.sae.cfg
+    for what, option, sources in (("read", "site", cfg.reads), ("written", "site_out", cfg.writes)):
+        if any(source.site is None for source in sources):
+            raise ConfigError(
+                f"the hook point {what} by {name}",
+                "its files do not say which activation it was trained on",
+                f"Give --site, or {option} = in its [[sae]] table."
+                if option == "site"
+                else "Give --set site_out=SITE.",
+            )
+
+
+def _contract(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What identifies a checkpoint: its files, its sites, and every fact that is not from the files."""
+    cfg = checkpoint.sae.cfg
+    facts = {key: fact.value for key, fact in cfg.facts.items() if fact.how != "file"}
+    return {
+        "files": dict(checkpoint.digests),
+        "facts": {**facts, "site": cfg.site, "site_out": cfg.site_out},
+        **{
+            name: given for name in ("settings", "tensors") if (given := checkpoint.given.get(name))
+        },
+    }
+
+
+def _open_data(config: Config, located: Located) -> TokenStream:
+    """The configured text as tokens of the model's tokenizer."""
+    spec = config.data
+    if spec is None:
+        raise ConfigError(
+            "text to measure on", "none", "Give --data, --saebench-data or data = in saebench.toml."
+        )
+    if located.context_size is not None and spec.context_size > located.context_size:
+        raise ConfigError(
+            f"sequences of context_size = {spec.context_size} tokens",
+            f"the model {located.id} was made for at most {located.context_size}",
+            "Lower context_size.",
+        )
+    return open_stream(
+        spec.spec,
+        located.tokenizer(),
+        context_size=spec.context_size,
+        n_sequences=spec.n_sequences,
+        n_tokens=spec.n_tokens,
+        mask=spec.mask,  # type: ignore[arg-type]
+        pack=spec.pack,
+        vocab_size=located.vocab_size,
+        model=located.id,
+    )
+
+
+def policy(config: Config) -> dict[str, Any]:
+    """How numbers are made: which positions count, what ablation is, how intervals come about."""
+    return {
+        "mask": config.data.mask if config.data else "special",
+        "uncounted_positions": "keep their clean activation in every continuation",
+        "ablation": f"zero, and the mean over the first {CALIBRATION_SEQUENCES} sequences",
+        "resampling": f"sequences, in at most {N_GROUPS} groups",
+        "n_resamples": N_RESAMPLES,
+        "level": 0.95,
+        "seed": SEED,
+        "sae_dtype": "float32",
+    }
+
+
+def families(config: Config) -> set[str]:
+    """What the suites asked for have to observe."""
+    families = {"reconstruction": "reconstruction", "sparsity": "firing", "dead_latents": "firing"}
+    return {families[suite] for suite in config.suites if suite in families}

@@ -1,0 +1,1 @@
+"""Probes: classifiers on pooled activations, latents and reconstructions, and how they are scored."""
