@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from saebench.errors import OutputError
@@ -62,13 +63,16 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Record:
-    """Everything measured on one checkpoint in one pass, content-addressed by ``key``.
+    """What one part of a run measured on a checkpoint, or on a group, content-addressed by ``key``.
 
     ``checkpoint``: reference, name, commit, file digests, configuration and where each fact of it
     was read. ``model``: id, revision, digest, dtype, device. ``data``: spec, digest, sequences,
     tokens read and counted, context size. ``policy``: which positions count, resampling, seeds.
     ``measurements`` by metric id; ``curves`` holds the series behind plots; ``definitions`` the
     formula, unit and source of every metric present; ``environment`` the package versions.
+    ``part`` names what was measured: "" on the run's own text, ``fake_features``, ``probing``, or
+    ``seeds``, whose ``checkpoint`` is a group with a name and ``members``. ``details`` holds the
+    tables of each part.
     """
 
     key: str
@@ -84,6 +88,8 @@ class Record:
     created: str = ""
     seconds: float = 0.0
     schema_version: int = SCHEMA_VERSION
+    part: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -117,6 +123,24 @@ class Record:
             key: Measurement.from_json(value) for key, value in data["measurements"].items()
         }
         return cls(**known)
+
+
+def united(records: Sequence[Record]) -> Record:
+    """The parts of a run on one checkpoint as one record: the first, with what the others measured.
+
+    What the first says of checkpoint, model and data stands; the others keep theirs in ``details``.
+    """
+    first, *others = records
+    if not others:
+        return first
+    return replace(
+        first,
+        measurements={key: m for record in records for key, m in record.measurements.items()},
+        definitions={key: d for record in records for key, d in record.definitions.items()},
+        details={key: value for record in records for key, value in record.details.items()},
+        passes=dict(sum((Counter(record.passes) for record in records), Counter())),
+        seconds=round(sum(record.seconds for record in records), 3),
+    )
 
 
 def _version(metric: str) -> int:

@@ -41,8 +41,9 @@ def counted(model, function):
 class Kept:
     """An observer that keeps every view."""
 
-    def __init__(self, *, needs_predictions=False):
+    def __init__(self, *, needs_predictions=False, needs_reconstruction=True):
         self.needs_predictions = needs_predictions
+        self.needs_reconstruction = needs_reconstruction
         self.views = []
         self.calibration = None
 
@@ -109,6 +110,26 @@ def test_an_sae_that_needs_no_logits_is_not_continued():
     assert calls["suffix"] == 1 + 2 + 1
     assert kept["a"][0].views[0].spliced == ()
     assert kept["b"][0].views[0].spliced
+
+
+def test_codes_that_nobody_needs_decoded_are_not_and_are_the_same_codes(monkeypatch):
+    model = shared_model("gpt2")
+    site = model.site(RESID)
+    subjects = [Subject.at(name, random_sae(), site, site) for name in "ab"]
+    kept = {"a": [Kept(needs_reconstruction=False)], "b": [Kept()]}
+    decoded = []
+    whole = type(subjects[0].sae).reconstruct
+    monkeypatch.setattr(
+        type(subjects[0].sae), "reconstruct", lambda sae, x: decoded.append(sae) or whole(sae, x)
+    )
+    run_pass(model, stream_from_ids(tokens(4)).batches(4), PassRequest(subjects, {}, kept))
+    alone, other = kept["a"][0].views[0], kept["b"][0].views[0]
+    assert len(decoded) == 1
+    assert decoded[0] is subjects[1].sae
+    assert alone.x_hat is None
+    assert other.x_hat is not None
+    assert torch.equal(alone.codes.indices, other.codes.indices)
+    assert torch.equal(alone.codes.values, other.codes.values)
 
 
 # --- what observers are shown -----------------------------------------------------------------------

@@ -128,6 +128,8 @@ class ReconstructionEval:
     readings are shown apart beside the pooled value.
     """
 
+    needs_reconstruction = True
+
     def __init__(self, site: SiteEval, width_out: int, *, predictions: bool) -> None:
         self.site = site
         self.needs_predictions = predictions
@@ -136,6 +138,7 @@ class ReconstructionEval:
 
     def update(self, view: SubjectView) -> None:
         """Take in one batch, which the site's evaluation has just seen."""
+        assert view.x_hat is not None  # asked for
         self.errors.update(self.site.seen, view.x_hat)
         for sums, found in zip(self.spliced_by_reading, view.spliced, strict=False):
             prediction.add_spliced(sums, found.losses, group_of(found.sequence_ids))

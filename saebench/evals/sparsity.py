@@ -15,6 +15,7 @@ class SparsityEval:
     """Counts firings of one checkpoint with ``d_sae`` latents; needs no logits."""
 
     needs_predictions = False
+    needs_reconstruction = False
 
     def __init__(self, d_sae: int, device: torch.device) -> None:
         self.sums = sparsity.SparsitySums(d_sae, device=device)

@@ -200,7 +200,7 @@ def _views(
     counted = batch.counted
     ids = batch.sequence_ids[:, None].expand_as(counted)[counted]
     x = {stack: _stacked(prefixes, stack)[counted] for stack in request.stacks}
-    outputs = {s.name: _output(s, prefixes, x, counted) for s in request.subjects}
+    outputs = {s.name: _output(s, prefixes, x, counted, request) for s in request.subjects}
     predicting = [s for s in request.subjects if request.predicts(s)]
     predictions: dict[tuple[str, str, Reading], Predictions] = {}
     for number, prefix in prefixes.items():
@@ -226,9 +226,15 @@ def _views(
 
 
 def _output(
-    subject: Subject, prefixes: Prefixes, x: Mapping[Stack, Tensor], counted: Tensor
-) -> tuple[SparseCodes, Tensor]:
-    """The codes and the reconstruction of one checkpoint at the counted positions."""
+    subject: Subject,
+    prefixes: Prefixes,
+    x: Mapping[Stack, Tensor],
+    counted: Tensor,
+    request: PassRequest,
+) -> tuple[SparseCodes, Tensor | None]:
+    """The codes and, where wanted, the reconstruction of one checkpoint at the counted positions."""
+    if not (request.reconstructs(subject) or request.predicts(subject) or subject.sae.needs_sequences):
+        return subject.sae.codes(x[subject.reads]), None
     if subject.sae.needs_sequences:
         return subject.sae.reconstruct_sequences(_stacked(prefixes, subject.reads), counted)
     return subject.sae.reconstruct(x[subject.reads])
@@ -262,13 +268,15 @@ def _splices(
     prefixes: Prefixes,
     subjects: Sequence[Subject],
     counted: Tensor,
-    outputs: Mapping[str, tuple[SparseCodes, Tensor]],
+    outputs: Mapping[str, tuple[SparseCodes, Tensor | None]],
 ) -> dict[tuple[str, str, Reading], Continuation]:
     """Each subject's reconstruction in the place of each reading of one model that it writes."""
     continued = {}
     for s in subjects:
         widths = [prefixes[r.model].at(r.site).shape[-1] for r in s.writes]
-        parts = outputs[s.name][1].split(widths, -1)
+        x_hat = outputs[s.name][1]
+        assert x_hat is not None  # whoever predicts reconstructs
+        parts = x_hat.split(widths, -1)
         for reading, part in zip(s.writes, parts, strict=True):
             if reading.model != number:
                 continue

@@ -108,12 +108,13 @@ class SubjectView:
     ``x[n, width_in]``, ``target[n, width_out]`` (the same activations but for transcoders), ``codes``
     of n tokens, ``x_hat[n, width_out]``, ``sequence_ids[n]``; ``spliced`` the predictions with its
     part of ``x_hat`` in place of each reading written, one at a time (empty when nobody needs logits).
+    ``x_hat`` is there unless no observer of the checkpoint needs it.
     """
 
     x: Tensor
     target: Tensor
     codes: SparseCodes
-    x_hat: Tensor
+    x_hat: Tensor | None
     sequence_ids: Tensor
     spliced: tuple[Predictions, ...] = ()
 
@@ -131,10 +132,12 @@ class SiteObserver(Protocol):
 class SubjectObserver(Protocol):
     """Keeps sums over one checkpoint, fed after those of the stacks on the same batch.
 
-    ``needs_predictions`` makes the pass compute logits.
+    ``needs_predictions`` makes the pass compute logits; where no observer of a checkpoint
+    ``needs_reconstruction``, its codes are not decoded.
     """
 
     needs_predictions: bool
+    needs_reconstruction: bool
 
     def update(self, view: SubjectView) -> None:
         """Take in one batch."""
@@ -186,6 +189,10 @@ class PassRequest:
     def predicts(self, subject: Subject) -> bool:
         """Whether a subject has to be spliced in and continued."""
         return any(o.needs_predictions for o in self.subject_observers.get(subject.name, ()))
+
+    def reconstructs(self, subject: Subject) -> bool:
+        """Whether the codes of a subject have to be decoded."""
+        return any(o.needs_reconstruction for o in self.subject_observers.get(subject.name, ()))
 
     def begin(self, calibration: Calibration) -> None:
         """Tell the stacks' observers what the activations are centred on."""
