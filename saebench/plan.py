@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from saebench.config import Config, SAESpec, configured_gates
-from saebench.measure import prepare
+from saebench.measure.measuring import MAIN, missing_targets
+from saebench.measure.run import prepare
 from saebench.passes import Subject
 from saebench.sae import SAEConfig
 
@@ -18,7 +19,7 @@ TRIAL = 1024  # side of the matrix product that the machine's speed is read from
 def plan(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> str:
     """The plan as text. Opens checkpoints, model and data, and runs no batch."""
     run = prepare(config, entries)
-    missing = run.missing()
+    missing = missing_targets(run, {"": MAIN.keys(run)}).get("", [])
     stream, batch_size = run.stream, config.batch_size
     n_sequences, n_tokens = stream.n_sequences or 0, stream.n_tokens or 0
     lines = [

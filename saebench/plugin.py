@@ -137,7 +137,7 @@ def _cases(session: Session, suite: str | None, with_gate: bool) -> list[tuple[s
     if with_gate:
         assert suite is not None
         return list(session.gates(suite))
-    return [(name, None) for name in session.entries]
+    return [(name, None) for name in session.names(suite)]
 
 
 def _suite_of(marker: pytest.Mark) -> str | None:

@@ -96,7 +96,18 @@ class SeedsProtocol:
 
 @dataclass(frozen=True)
 class Group:
-    """Checkpoints that differ in their seed only: a name, and name patterns (``topk-*``) of its members."""
+    """Checkpoints that differ in their seed only: a name, and name patterns (``topk-*``) of its members.
+
+    A comparison sets groups of different ``source`` (by default the name) against each other where they
+    share a ``block``: the data that SAEs were trained on, say, at the same k.
+    """
 
     name: str
     saes: tuple[str, ...]
+    source: str = ""
+    block: str = ""
+
+    @property
+    def label(self) -> str:
+        """The source, or the name where none is given."""
+        return self.source or self.name

@@ -8,13 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saebench.config import Config, SAESpec, configured_gates
+from saebench.config import Config, GroupSpec, SAESpec, configured_gates, group_gates
+from saebench.config.defaults import is_about_groups
 from saebench.errors import ConfigError, SaebenchError
 from saebench.gates import Gate, Verdict, judge
+from saebench.grouping import groups_of
 from saebench.record import Measurement, Record
 
 if TYPE_CHECKING:
+    from saebench.measure import Results
     from saebench.sae import Dictionary
+
+GROUPS_SUITE = "seeds"
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on one checkpoint; ``measured["fve"]`` is a :class:`Value` to compare with."""
+    """What was measured on a checkpoint or group; ``measured["fve"]`` is a :class:`Value`."""
 
     record: Record
     config: Config
@@ -86,7 +91,7 @@ class Measured:
 
     @property
     def _k(self) -> int | None:
-        return self.record.checkpoint["cfg"].get("k")
+        return self.record.checkpoint.get("cfg", {}).get("k")
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +155,7 @@ class Session:
     """The state of a run: what was configured, what was found, what was measured."""
 
     config: Config
-    _records: dict[str, Record] = field(default_factory=dict)
+    _results: Results | None = None
     _loaded: dict[str, Any] = field(default_factory=dict)
     _failure: SaebenchError | None = None
 
@@ -185,33 +190,55 @@ class Session:
             )
         return found
 
+    @cached_property
+    def groups(self) -> Mapping[str, tuple[GroupSpec, tuple[str, ...]]]:
+        """The groups of checkpoints by name, with their members; none unless their suite is asked for.
+
+        Raises :class:`ConfigError` where the suite is asked for and there is no group.
+        """
+        if GROUPS_SUITE not in self.config.suites:
+            return {}
+        return groups_of(self.config, tuple(self.entries))
+
+    def names(self, suite: str | None) -> tuple[str, ...]:
+        """What a suite is about: checkpoints, or groups of them."""
+        about_groups = suite is not None and is_about_groups(suite)
+        return tuple(self.groups if about_groups else self.entries)
+
     def gates(self, suite: str) -> list[tuple[str, Gate]]:
-        """Every (checkpoint, gate) of a suite, in a fixed order."""
-        return [
-            (name, gate)
-            for name, entry in self.entries.items()
-            for gate in configured_gates(self.config, name, entry.spec)
-            if gate.suite == suite
-        ]
+        """Every (checkpoint or group, gate) of a suite, in a fixed order."""
+        if is_about_groups(suite):
+            pairs = [
+                (name, group_gates(self.config, spec)) for name, (spec, _) in self.groups.items()
+            ]
+        else:
+            pairs = [
+                (name, configured_gates(self.config, name, entry.spec))
+                for name, entry in self.entries.items()
+            ]
+        return [(name, gate) for name, gates in pairs for gate in gates if gate.suite == suite]
 
     def measured(self, name: str) -> Measured:
-        """What was measured on a checkpoint; the first call measures all of them in one pass."""
-        if name not in self._records:
-            self.measure_all()
-        return Measured(self._records[name], self.config)
+        """What was measured on a checkpoint or group; the first call measures all of them in one pass."""
+        results = self.measure_all()
+        found = results.groups.get(name)
+        return Measured(results.records[name] if found is None else found, self.config)
 
-    def measure_all(self) -> None:
-        """Measure every checkpoint that has no record yet, in one pass; a failure stays one."""
+    def measure_all(self) -> Results:
+        """Measure whatever has no record yet, in one pass; done once, and a failure stays one."""
         from saebench.measure import measure
 
         if self._failure is not None:
             raise self._failure
-        wanted = [(entry.name, entry.ref, entry.spec) for entry in self.entries.values()]
-        try:
-            self._records = measure(self.config, wanted)
-        except SaebenchError as error:
-            self._failure = error
-            raise
+        if self._results is None:
+            wanted = [(entry.name, entry.ref, entry.spec) for entry in self.entries.values()]
+            try:
+                members = {name: members for name, (_, members) in self.groups.items()}
+                self._results = measure(self.config, wanted, members)
+            except SaebenchError as error:
+                self._failure = error
+                raise
+        return self._results
 
     def sae(self, name: str) -> Dictionary:
         """The checkpoint, loaded once."""
@@ -228,14 +255,18 @@ class Session:
         """
         from saebench.report import terminal_table, write_report, write_summary
 
-        measured = {name: self.measured(name) for name in self.entries}
+        measured = {name: self.measured(name) for name in (*self.entries, *self.groups)}
         verdicts = [
             measured[name].judge(gate)
             for suite in self.config.suites
             for name, gate in self.gates(suite)
             if measured[name].applies(gate)
         ]
-        records = [item.record for item in measured.values()]
-        paths = write_report(records, verdicts, self.config.out, command=command or "")
-        write_summary(records, verdicts)
-        return Written(terminal_table(records, verdicts, colour=colour), tuple(paths))
+        records = [measured[name].record for name in self.entries]
+        groups = [measured[name].record for name in self.groups]
+        paths = write_report(
+            records, verdicts, self.config.out, command=command or "", groups=groups
+        )
+        write_summary([*records, *groups], verdicts)
+        table = terminal_table([*records, *groups], verdicts, colour=colour)
+        return Written(table, tuple(paths))

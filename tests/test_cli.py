@@ -81,7 +81,7 @@ def test_another_limit_gates_what_is_kept_and_measures_nothing(saebench, world, 
     arguments = ("run", world.good, *world.options(), "--out=kept")
     assert saebench(*arguments)[0] == OK
     monkeypatch.delattr("saebench.passes.run_pass")
-    monkeypatch.delattr("saebench.measure.main_pass.run_pass")
+    monkeypatch.delattr("saebench.measure.jobs.run_pass")
     assert saebench(*arguments, "--gate", "fve >= 2")[0] == FAILED
     assert saebench(*arguments, "--gate", "l0 = 10..20", "--gate", "mse <= 0.1")[0] == OK
     code, out, _ = saebench(*arguments, "--gate", "l0 >= 30", "--confidence")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from saebench.config.defaults import measured_suites
+from saebench.config.defaults import gated_suites
 from saebench.config.options import OPTIONS, as_arguments, configured
 from saebench.config.reading import pairs
 from saebench.errors import ConfigError
@@ -43,7 +43,7 @@ def run(values: argparse.Namespace) -> int:
     from saebench.plugin import Handover
 
     session = _session(values)
-    if set(session.config.suites) & set(measured_suites()):
+    if set(session.config.suites) & set(gated_suites()):
         session.measure_all()
     arguments = [
         "-p",

@@ -10,20 +10,23 @@ from saebench.config.reading import (
     configured_gates,
     find_config,
     gates_for,
+    group_gates,
     load_config,
     merge_options,
 )
-from saebench.config.schema import Config, DataSpec, ModelSpec, SAESpec
+from saebench.config.schema import Config, DataSpec, GroupSpec, ModelSpec, SAESpec
 
 __all__ = [
     "FILE_NAME",
     "Config",
     "DataSpec",
+    "GroupSpec",
     "ModelSpec",
     "SAESpec",
     "configured_gates",
     "find_config",
     "gates_for",
+    "group_gates",
     "load_config",
     "merge_options",
 ]

@@ -37,8 +37,20 @@ def suite_names() -> tuple[str, ...]:
 
 
 def measured_suites() -> tuple[str, ...]:
-    """The suites that gate metrics (throughput only times): what runs when nothing is asked for."""
+    """What runs when nothing is asked for: suites that gate metrics and need no other text or group."""
+    return tuple(
+        name for name in gated_suites() if not _shipped()["suites"][name].get("on_request")
+    )
+
+
+def gated_suites() -> tuple[str, ...]:
+    """The suites that gate metrics (throughput only times)."""
     return tuple(name for name in suite_names() if metrics_of(name))
+
+
+def is_about_groups(suite: str) -> bool:
+    """Whether a suite measures groups of checkpoints instead of each."""
+    return _shipped()["suites"][suite].get("about") == "groups"
 
 
 def metrics_of(suite: str) -> tuple[str, ...]:

@@ -89,6 +89,37 @@ OPTIONS = (
         {"action": "append", "metavar": "ROLE=TENSOR"},
     ),
     Option(
+        "group",
+        "groups",
+        "checkpoints that differ in their seed, by name patterns: 'topk=topk-s*' (repeat for several)",
+        {"action": "append", "metavar": "NAME=PATTERN"},
+    ),
+    Option(
+        "task",
+        "tasks",
+        "labelled text to probe on: a folder with train and test files, or sst2, cola, ag_news, "
+        "yelp_polarity (repeat for several)",
+        {"action": "append", "metavar": "REF"},
+    ),
+    Option(
+        "match",
+        "matching",
+        "how groups are matched, such as threshold=0.7 (repeat for several)",
+        {"action": "append", "metavar": "NAME=VALUE"},
+    ),
+    Option(
+        "fake",
+        "fake",
+        "how fake features are counted, such as threshold=0.9 or unit=sequence (repeat for several)",
+        {"action": "append", "metavar": "NAME=VALUE"},
+    ),
+    Option(
+        "probe",
+        "probe",
+        "how probes are trained, such as pooling=last (repeat for several)",
+        {"action": "append", "metavar": "NAME=VALUE"},
+    ),
+    Option(
         "confidence",
         "confidence",
         "gate on the bound of the interval instead of the estimate",

@@ -29,11 +29,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from saebench.config.defaults import Rules, default_rules, metric_names, parse_rules, suite_of
+from saebench.config.defaults import (
+    Rules,
+    default_rules,
+    is_about_groups,
+    metric_names,
+    parse_rules,
+    suite_of,
+)
+from saebench.config.parts import parse_pairs, parse_tasks
 from saebench.config.schema import (
     TOP_KEYS,
     Config,
     DataSpec,
+    GroupSpec,
     ModelSpec,
     Place,
     SAESpec,
@@ -46,6 +55,7 @@ from saebench.config.schema import (
 from saebench.config.tables import Table, read_toml
 from saebench.errors import ConfigError
 from saebench.gates import Gate
+from saebench.protocols import Group
 
 FILE_NAME = "saebench.toml"
 
@@ -108,12 +118,19 @@ def merge_options(
     allow_pickle: bool | None = None,
     settings: Sequence[str] = (),
     tensors: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    matching: Sequence[str] = (),
+    fake: Sequence[str] = (),
+    probe: Sequence[str] = (),
 ) -> Config:
     """``config`` with options in place of what it says; None and nothing leave it as it is.
 
     ``sae`` replaces the checkpoints: one that the configuration knows, by name or reference, keeps
     its settings. ``gates`` are texts such as ``fve >= 0.8`` or ``l0 = 60..70``. Paths are relative
-    to the current folder. Raises :class:`ConfigError` as :func:`load_config` does.
+    to the current folder. ``groups`` are texts such as ``topk=topk-*``, ``tasks`` names or folders
+    of labelled text; ``matching``, ``fake`` and ``probe`` change single values of those protocols.
+    Raises :class:`ConfigError` as :func:`load_config` does.
     """
     place = Place("the options", Path.cwd(), Path.cwd())
     top = _given(batch_size=batch_size, device=device, confidence=confidence)
@@ -137,8 +154,37 @@ def merge_options(
         )
         for spec in saes
     )
+    changes |= _protocols(config, groups, tasks, matching, fake, probe, place)
     changes["overrides"] = {**config.overrides, **_gate_options(gates)}
     return replace(config, **changes)
+
+
+def _protocols(
+    config: Config,
+    groups: Sequence[str],
+    tasks: Sequence[str],
+    matching: Sequence[str],
+    fake: Sequence[str],
+    probe: Sequence[str],
+    place: Place,
+) -> dict[str, Any]:
+    """What options change of groups and of the protocols of single suites."""
+    changes: dict[str, Any] = {}
+    if groups:
+        named = pairs(groups, "--group 'topk=topk-*'")
+        changes["groups"] = tuple(
+            GroupSpec(Group(name, tuple(saes.split(",")))) for name, saes in named.items()
+        )
+    for key, texts in (("seeds", matching), ("fake_features", fake), ("probing", probe)):
+        if texts:
+            option = {"seeds": "--match", "fake_features": "--fake", "probing": "--probe"}[key]
+            known = getattr(config, key)
+            given = pairs(texts, f"{option} NAME=VALUE")
+            changes[key] = parse_pairs(type(known), given, option, known)
+    if tasks:
+        probing = changes.get("probing", config.probing)
+        changes["probing"] = replace(probing, tasks=parse_tasks(tasks, place))
+    return changes
 
 
 def pairs(texts: Sequence[str], example: str) -> dict[str, str]:
@@ -189,12 +235,22 @@ def gates_for(
 def configured_gates(config: Config, name: str, sae: SAESpec | None = None) -> tuple[Gate, ...]:
     """As :func:`gates_for` before the k of the checkpoint is known: limits may still need it."""
     spec = sae or next((spec for spec in config.saes if name in _names(spec)), None)
-    layers = [default_rules(), config.gates, spec.gates if spec else {}, config.overrides]
+    return _gates(config, spec.gates if spec else {}, about_groups=False)
+
+
+def group_gates(config: Config, spec: GroupSpec) -> tuple[Gate, ...]:
+    """The gates of a group of checkpoints, in the same order of who has the last word."""
+    return _gates(config, spec.gates, about_groups=True)
+
+
+def _gates(config: Config, own: Rules, *, about_groups: bool) -> tuple[Gate, ...]:
+    layers = [default_rules(), config.gates, own, config.overrides]
     gates = []
     for metric in metric_names():
         level = max((i for i, layer in enumerate(layers) if metric in layer), default=None)
         rule = None if level is None else layers[level][metric]
-        if rule is None or suite_of(metric) not in config.suites:
+        suite = suite_of(metric)
+        if rule is None or suite not in config.suites or is_about_groups(suite) != about_groups:
             continue
         confidence = config.confidence if rule.confidence is None else rule.confidence
         gates.append(

@@ -17,13 +17,15 @@ from saebench.config.defaults import (
     suite_names,
     suite_of,
 )
+from saebench.config.parts import parse_group, parse_probing, parse_protocol
 from saebench.config.tables import Table, nearest
 from saebench.errors import ConfigError
 from saebench.gates import Waiver
+from saebench.protocols import FakeProtocol, Group, ProbingProtocol, SeedsProtocol
 
 TOP_KEYS = (
     *("model", "data", "out", "batch_size", "device", "confidence", "suites"),
-    *("gates", "sae", "waiver"),
+    *("gates", "sae", "waiver", "group", "seeds", "fake_features", "probing"),
 )
 DTYPES = ("float32", "bfloat16", "float16")
 HUB_PREFIX = "hf:"
@@ -69,6 +71,14 @@ class SAESpec:
 
 
 @dataclass(frozen=True)
+class GroupSpec:
+    """A group of checkpoints that differ in their seed, with limits of its own."""
+
+    group: Group
+    gates: Rules = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything a run is asked to do; ``source`` is the file it was read from.
 
@@ -88,6 +98,10 @@ class Config:
     gates: Rules = field(default_factory=dict)
     overrides: Rules = field(default_factory=dict)
     waivers: tuple[Waiver, ...] = ()
+    groups: tuple[GroupSpec, ...] = ()
+    seeds: SeedsProtocol = field(default_factory=SeedsProtocol)
+    fake_features: FakeProtocol = field(default_factory=FakeProtocol)
+    probing: ProbingProtocol = field(default_factory=ProbingProtocol)
     source: Path | None = None
 
 
@@ -133,7 +147,36 @@ def parse_config(table: Table, place: Place) -> Config:
         saes=_saes(table, place, suites),
         gates=common,
         waivers=tuple(_waiver(item, place) for item in table.items("waiver")),
+        groups=_groups(table, place, suites),
+        **_protocols(data, place),
     )
+
+
+def _protocols(data: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    """The tables about single suites that are there."""
+    found: dict[str, Any] = {}
+    if "seeds" in data:
+        found["seeds"] = parse_protocol(SeedsProtocol, data["seeds"], f"[seeds] of {place.where}")
+    if "fake_features" in data:
+        where = f"[fake_features] of {place.where}"
+        found["fake_features"] = parse_protocol(FakeProtocol, data["fake_features"], where)
+    if "probing" in data:
+        found["probing"] = parse_probing(data["probing"], place)
+    return found
+
+
+def _groups(top: Table, place: Place, suites: Sequence[str]) -> tuple[GroupSpec, ...]:
+    specs = []
+    for number, item in enumerate(top.items("group"), start=1):
+        group, gates = parse_group(item, number, place.where)
+        specs.append(GroupSpec(group, _rules(gates, f"gates of group {group.name!r}", suites)))
+    names = [spec.group.name for spec in specs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"[[group]] of {place.where}", f"two are called {name!r}", "Name each its own."
+            )
+    return tuple(specs)
 
 
 def parse_settings(table: Table, place: Place) -> dict[str, Any]:

@@ -1,65 +1,74 @@
-"""The one pass that all checkpoints of a run are measured in."""
+"""What all checkpoints of a run are measured for on its own text, in one pass."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from saebench.evals import ReconstructionEval, SiteEval, SparsityEval
 from saebench.evals.reconstruction import transcoder_baseline
-from saebench.measure.progress import watched
-from saebench.measure.records import identity, make_record
+from saebench.measure.jobs import Pass
+from saebench.measure.records import identity as model_identity
+from saebench.measure.records import make_record
 from saebench.measure.run import SEED, Run, Target, families, policy
-from saebench.models import LanguageModel
-from saebench.passes import PassRequest, Subject, run_pass
+from saebench.passes import Stack, Subject
+from saebench.passes.requests import SubjectObserver
 from saebench.record import Measurement, Record
 
 
-def measure_pass(run: Run, targets: Sequence[Target]) -> Iterator[Record]:
-    """One pass for all targets, then their records."""
-    models, stream, config = run.models, run.stream, run.config
-    subjects = [run.subject(target) for target in targets]
-    for subject in subjects:
-        subject.sae.to(models[0].device)
-    predictions = "reconstruction" in families(config)
-    sites = {subject.writes: SiteEval(subject.writes) for subject in subjects}
-    firing = {s.name: SparsityEval(s.sae.cfg.d_sae, models[0].device) for s in subjects}
-    rebuilt = {
-        s.name: ReconstructionEval(sites[s.writes], s.sae.cfg.width_out, predictions=predictions)
-        for s in subjects
-    }
-    request = PassRequest(
-        subjects,
-        {stack: [item] for stack, item in sites.items()},
-        {s.name: [rebuilt[s.name], firing[s.name]] for s in subjects},
-    )
-    before, started = _calls(models), time.perf_counter()
-    batches = watched(stream.batches(config.batch_size), stream.n_sequences, len(targets))
-    calibration = run_pass(models, batches, request)
-    seconds, passes = time.perf_counter() - started, _calls(models) - before
-    n_sequences = stream.n_sequences or 0
-    for target, subject in zip(targets, subjects, strict=True):
-        found = rebuilt[target.name].measurements(n_sequences=n_sequences, seed=SEED)
-        found |= firing[target.name].measurements(n_sequences=n_sequences, seed=SEED)
-        found |= _baselines(subject, sites[subject.writes], found["l0@1"].value, n_sequences)
-        yield make_record(
-            target,
-            subject,
-            found,
-            curves=firing[target.name].curves(),
-            model=identity(models),
-            data=stream.describe(),
-            policy={**policy(config), "calibration_tokens": calibration.n_tokens},
-            passes=dict(passes),
-            seconds=seconds,
-            calibration=calibration,
-        )
+def identity(run: Run) -> Mapping[str, Any]:
+    """Which families of metrics are observed."""
+    return {"suites": sorted(families(run.config))}
 
 
-def _calls(models: Sequence[LanguageModel]) -> Counter[str]:
-    """How often each part of the models has run."""
-    return sum((Counter(model.calls) for model in models), Counter())
+class MainJob:
+    """Reconstruction, predictions, sparsity and dead latents of every target."""
+
+    def __init__(self, run: Run, targets: Sequence[Target]) -> None:
+        self.targets = targets
+        self.subjects = [run.subject(target) for target in targets]
+        device = run.models[0].device
+        predictions = "reconstruction" in families(run.config)
+        self.sites = {subject.writes: SiteEval(subject.writes) for subject in self.subjects}
+        self.firing = {s.name: SparsityEval(s.sae.cfg.d_sae, device) for s in self.subjects}
+        self.rebuilt = {
+            s.name: ReconstructionEval(
+                self.sites[s.writes], s.sae.cfg.width_out, predictions=predictions
+            )
+            for s in self.subjects
+        }
+
+    @property
+    def site_observers(self) -> Mapping[Stack, Sequence[SiteEval]]:
+        """Sums over each stack that is written."""
+        return {stack: [item] for stack, item in self.sites.items()}
+
+    @property
+    def subject_observers(self) -> Mapping[str, Sequence[SubjectObserver]]:
+        """Errors and firings of each checkpoint."""
+        return {s.name: [self.rebuilt[s.name], self.firing[s.name]] for s in self.subjects}
+
+    def finish(self, run: Run, done: Pass) -> Iterator[Record]:
+        """The records of the targets."""
+        n_sequences = run.stream.n_sequences or 0
+        for target, subject in zip(self.targets, self.subjects, strict=True):
+            firing, site = self.firing[target.name], self.sites[subject.writes]
+            found = self.rebuilt[target.name].measurements(n_sequences=n_sequences, seed=SEED)
+            found |= firing.measurements(n_sequences=n_sequences, seed=SEED)
+            found |= _baselines(subject, site, found["l0@1"].value, n_sequences)
+            yield make_record(
+                run.key(target, "", identity(run)),
+                target,
+                subject,
+                found,
+                curves=firing.curves(),
+                model=model_identity(run.models),
+                data=run.stream.describe(),
+                policy={**policy(run.config), "calibration_tokens": done.calibration.n_tokens},
+                passes=dict(done.calls),
+                seconds=done.seconds,
+                calibration=done.calibration,
+            )
 
 
 def _baselines(

@@ -18,6 +18,7 @@ from saebench.sae import Fact, SAEConfig
 
 
 def make_record(
+    key: str,
     target: Target,
     subject: Subject,
     measurements: dict[str, Measurement],
@@ -37,7 +38,7 @@ def make_record(
     plain = asdict(cfg)
     facts, provenance, notes = (plain.pop(name) for name in ("facts", "provenance", "notes"))
     return Record(
-        key=target.key,
+        key=key,
         checkpoint={
             "name": target.name,
             "reference": str(checkpoint.reference),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ from saebench.config import Config, ModelSpec, SAESpec
 from saebench.data import TokenStream, open_stream
 from saebench.errors import ConfigError
 from saebench.loading import Checkpoint, open_checkpoint
-from saebench.metrics.definitions import DEFINITIONS
+from saebench.metrics.catalogue import FAMILIES
 from saebench.metrics.sums import N_GROUPS
 from saebench.model_choice import (
     check_differences,
@@ -31,11 +31,10 @@ CENTRED = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
 @dataclass(frozen=True)
 class Target:
-    """A checkpoint that a run names, opened; ``key`` addresses its record."""
+    """A checkpoint that a run names, opened."""
 
     name: str
     checkpoint: Checkpoint
-    key: str
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Run:
     located: tuple[Located, ...]
     stream: TokenStream
     targets: tuple[Target, ...]
+    shared: Mapping[str, Any]
 
     @cached_property
     def models(self) -> tuple[LanguageModel, ...]:
@@ -58,9 +58,48 @@ class Run:
             for spec, located in zip(self.specs, self.located, strict=True)
         )
 
-    def missing(self) -> list[Target]:
-        """The targets without a record."""
-        return [target for target in self.targets if self.store.read(target.key) is None]
+    def key(self, target: Target, part: str, identity: Mapping[str, Any]) -> str:
+        """The key of the record of one part: what its numbers depend on, ``identity`` included."""
+        return record_key(checkpoint=contract(target.checkpoint), **self.common(part, identity))
+
+    def common(self, part: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """What the keys of a part have in common: model, data, policy, definitions."""
+        versions = {item.id: item.version for item in FAMILIES[part]}
+        named = {"part": part} if part else {}
+        return {**self.shared, "definitions": dict(sorted(versions.items())), **named, **identity}
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the first model, which all of them share."""
+        return self.located[0].tokenizer()
+
+    @property
+    def vocab_size(self) -> int:
+        """How many token ids the first model takes."""
+        return self.located[0].vocab_size
+
+    def open(
+        self,
+        spec: str,
+        *,
+        context_size: int | None = None,
+        n_sequences: int | None = None,
+        n_tokens: int | None = None,
+        pack: bool = True,
+    ) -> TokenStream:
+        """The tokens of a data spec as this run reads text: its tokenizer, mask and length."""
+        assert self.config.data is not None  # checked when the run was prepared
+        return open_stream(
+            spec,
+            self.tokenizer,
+            context_size=context_size or self.config.data.context_size,
+            n_sequences=n_sequences,
+            n_tokens=n_tokens,
+            mask=self.config.data.mask,  # type: ignore[arg-type]
+            pack=pack,
+            vocab_size=self.vocab_size,
+            model=self.located[0].id,
+        )
 
     def subject(self, target: Target) -> Subject:
         """What the pass needs of a target, its sites resolved and its widths checked against the model."""
@@ -83,7 +122,7 @@ class Run:
 
 
 def prepare(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> Run:
-    """Open what a run names and find the key of every record.
+    """Open what a run names and check that it fits together.
 
     The output folder is made and probed first.
     """
@@ -115,14 +154,9 @@ def prepare(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> Run:
         "model": {**first, "others": others} if others else first,
         "data": {"digest": stream.digest, "context_size": stream.context_size},
         "policy": policy(config),
-        "definitions": {name: item.version for name, item in sorted(DEFINITIONS.items())},
-        "suites": sorted(families(config)),
     }
-    targets = [
-        Target(name, item, record_key(checkpoint=_contract(item), **shared))
-        for name, item in checkpoints.items()
-    ]
-    return Run(config, store, specs, located, stream, tuple(targets))
+    targets = tuple(Target(name, item) for name, item in checkpoints.items())
+    return Run(config, store, specs, located, stream, targets, shared)
 
 
 def _check_sites(name: str, checkpoint: Checkpoint) -> None:
@@ -138,7 +172,7 @@ def _check_sites(name: str, checkpoint: Checkpoint) -> None:
             )
 
 
-def _contract(checkpoint: Checkpoint) -> dict[str, Any]:
+def contract(checkpoint: Checkpoint) -> dict[str, Any]:
     """What identifies a checkpoint: its files, its sites, and every fact that is not from the files."""
     cfg = checkpoint.sae.cfg
     facts = {key: fact.value for key, fact in cfg.facts.items() if fact.how != "file"}

@@ -36,9 +36,11 @@ def write_report(
     *,
     plots: bool | None = None,
     command: str,
+    groups: Sequence[Record] = (),
 ) -> list[Path]:
     """Write the card, ``report.json`` and the plots into ``out``; returns the files, the card first.
 
+    ``groups`` are records of groups of these checkpoints.
     ``plots`` None draws them when matplotlib is installed. ``command`` is shown under Reproduce.
     Every file is replaced whole; the card goes last, so that all it refers to is there. Raises
     :class:`OutputError` when a file cannot be written or the card that is there is damaged, and
@@ -48,9 +50,14 @@ def write_report(
     existing = read_text(card)
     drawn = _draw(records, plots)
     text = render_card(
-        records, verdicts, command=command, images=_images(records, drawn), existing=existing
+        records,
+        verdicts,
+        command=command,
+        images=_images(records, drawn),
+        existing=existing,
+        groups=groups,
     )
-    written = [write_whole(out / REPORT_FILE, dump_report(records, verdicts, command))]
+    written = [write_whole(out / REPORT_FILE, dump_report(records, verdicts, command, groups))]
     for stem, content in drawn.items():
         written.append(write_whole(out / PLOTS_FOLDER / f"{stem}.png", content))
     return [write_whole(card, text.encode()), *written]
@@ -76,6 +83,7 @@ def write_card(folder: Path, output: Path, *, plots: bool | None = None) -> Path
         command=report.command,
         images=_images(report.records, drawn, base),
         existing=existing,
+        groups=report.groups,
     )
     for stem, content in drawn.items():
         write_whole(target / f"{stem}.png", content)

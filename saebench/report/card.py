@@ -18,6 +18,7 @@ from saebench.report.appendix import (
 )
 from saebench.report.digits import count, estimate
 from saebench.report.front_matter import card_name, front_matter
+from saebench.report.groups import group_section, groups_intro
 from saebench.report.results import HEADLINES, label, of, sample, tally, worst
 from saebench.report.splice import existing_front, splice
 from saebench.report.table import describe_checkpoint, markdown_grid
@@ -38,15 +39,17 @@ def render_card(
     command: str,
     images: Mapping[str, str] | None = None,
     existing: str | None = None,
+    groups: Sequence[Record] = (),
 ) -> str:
     """The text of a card on one checkpoint or on a set of them.
 
     ``images`` maps a caption to the path of a picture, relative to the card. ``existing`` is the
-    text of the card that is there: its hand-written parts are kept. The same records give the same
-    bytes. Raises :class:`OutputError` when the existing card is damaged.
+    text of the card that is there: its hand-written parts are kept. ``groups`` are records of groups
+    of the checkpoints. The same records give the same bytes. Raises :class:`OutputError` when the
+    existing card is damaged.
     """
     front = front_matter(records, existing_front(existing))
-    body = card_body(records, verdicts, command=command, images=images or {})
+    body = card_body(records, verdicts, command=command, images=images or {}, groups=groups)
     return splice(existing, front, body, title=escape.markdown_text(card_name(records)))
 
 
@@ -56,6 +59,7 @@ def card_body(
     *,
     command: str,
     images: Mapping[str, str],
+    groups: Sequence[Record] = (),
 ) -> str:
     """What goes between the markers."""
     one = len(records) == 1
@@ -68,10 +72,14 @@ def card_body(
         for record in records:
             parts += [f"## {escape.markdown_text(record.name)}", _summary(record, verdicts)]
             parts += _checkpoint(record, verdicts, {}, "###")
+    if groups:
+        parts += ["## Groups", groups_intro(groups)]
+    for group in groups:
+        parts += [f"### {escape.markdown_text(group.name)}", group_section(group, verdicts)]
     closing = (
-        ("Definitions", definitions(records)),
+        ("Definitions", definitions([*records, *groups])),
         ("Which positions count", positions(records)),
-        ("Limitations", limitations(records, verdicts)),
+        ("Limitations", limitations([*records, *groups], verdicts)),
         ("Reproduce", reproduce(command)),
         ("Provenance", provenance(records)),
     )

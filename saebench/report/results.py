@@ -22,6 +22,16 @@ HEADLINES = (
     "l0",
     "freq_over_10_percent",
     "dead_fraction",
+    "fake_token",
+    "fake_sequence",
+    "fake_specific",
+    "probe_accuracy_latents",
+    "probe_accuracy_reconstruction",
+    "probe_accuracy_gap",
+    "shared_decoder",
+    "shared_encoder",
+    "matched_cosine_decoder",
+    "functional_correlation",
 )
 
 # What a number has to be read against: a null, a baseline or a reference, with the words for it.
@@ -34,6 +44,21 @@ BESIDE: Mapping[str, tuple[tuple[str, str], ...]] = {
     "ce_recovered": (("ce_recovered_mean", "against mean ablation"),),
     "ce_delta": (("ce_clean", "clean CE"), ("ce_zero", "zero-ablated CE")),
     "kl": (("kl_zero", "zero ablation"),),
+    "fake_token": (
+        ("fake_token_alive", "of the alive"),
+        ("fake_unigram", "unigram-random"),
+        ("fake_shuffled", "shuffled text"),
+    ),
+    "fake_sequence": (("fake_sequence_alive", "of the alive"),),
+    "fake_specific": (("fake_dense", "also on text"),),
+    "probe_accuracy_latents": (
+        ("probe_accuracy_baseline", "activations"),
+        ("probe_accuracy_majority", "commonest class"),
+    ),
+    "probe_accuracy_reconstruction": (("probe_accuracy_baseline", "activations"),),
+    "shared_decoder": (("shared_decoder_alive", "of the alive"), ("shared_floor", "by chance")),
+    "shared_encoder": (("shared_encoder_alive", "of the alive"),),
+    "matched_cosine_decoder": (("matched_cosine_floor", "by chance"),),
 }
 
 WORST_FIRST = (Status.FAIL, Status.NOT_EVALUABLE, Status.WAIVED, Status.PASS)

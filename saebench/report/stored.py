@@ -19,20 +19,30 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class StoredReport:
-    """What a report was made from; ``command`` is the command line that measured."""
+    """What a report was made from: records of checkpoints and of groups of them.
+
+    ``command`` is the command line that measured.
+    """
 
     records: tuple[Record, ...]
     verdicts: tuple[Verdict, ...]
     command: str
+    groups: tuple[Record, ...] = ()
 
 
-def dump_report(records: Sequence[Record], verdicts: Sequence[Verdict], command: str) -> bytes:
+def dump_report(
+    records: Sequence[Record],
+    verdicts: Sequence[Verdict],
+    command: str,
+    groups: Sequence[Record] = (),
+) -> bytes:
     """The content of ``report.json``; the same records give the same bytes."""
     data = {
         "schema_version": SCHEMA_VERSION,
         "command": command,
         "verdicts": [_verdict_to_json(verdict) for verdict in verdicts],
         "records": [record.to_json() for record in records],
+        "groups": [group.to_json() for group in groups],
     }
     try:
         text = json.dumps(data, indent=1, allow_nan=False)
@@ -56,6 +66,7 @@ def load_report(folder: Path) -> StoredReport:
             tuple(Record.from_json(record) for record in data["records"]),
             tuple(_verdict_from_json(verdict) for verdict in data["verdicts"]),
             str(data["command"]),
+            tuple(Record.from_json(group) for group in data.get("groups", [])),
         )
     except FileNotFoundError:
         found = f"there is no {REPORT_FILE}"

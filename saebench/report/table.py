@@ -55,7 +55,9 @@ def markdown_grid(
 
 
 def describe_checkpoint(record: Record) -> str:
-    """``topk, 128 → 2,048 latents, k 32, blocks.2.hook_resid_post``, raw text."""
+    """``topk, 128 → 2,048 latents, k 32, blocks.2.hook_resid_post``, or a group's members; raw text."""
+    if members := record.checkpoint.get("members"):
+        return f"{count(len(members))} checkpoints: {_listed(members)}"
     cfg = record.checkpoint.get("cfg", {})
     parts = [str(cfg.get("architecture") or "unknown architecture")]
     if isinstance(cfg.get("d_in"), int) and isinstance(cfg.get("d_sae"), int):

@@ -1,0 +1,163 @@
+"""The tables of a configuration about single suites: groups, seeds, fake features, probing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from saebench.config.tables import Table
+from saebench.errors import ConfigError
+from saebench.protocols import (
+    FakeProtocol,
+    Group,
+    ProbingProtocol,
+    SeedsProtocol,
+    Task,
+)
+
+T = TypeVar("T", FakeProtocol, ProbingProtocol, SeedsProtocol)
+
+TASK_KEYS = ("name", "train", "test", "text", "label")
+_OPEN = (0.0, float("inf"))
+# name: smallest and largest value, both allowed
+RANGES: Mapping[str, tuple[float, float]] = {
+    "share": (0, 1),
+    "n_sequences": (1, 2**40),
+    "length": (2, 2**31),
+    "max_train": (2, 2**31),
+    "max_test": (1, 2**31),
+    "n_tokens": (2, 2**40),
+    "top_k": (1, 2**31),
+    "seed": (0, 2**63 - 1),
+}
+_SEED = re.compile(r"[-_.]?(?:seed|s)[-_=]?\d+(?=$|[-_.])", re.IGNORECASE)
+
+
+def parse_protocol(kind: type[T], data: object, where: str, known: T | None = None) -> T:
+    """A protocol from its table: plain values of its fields, each of the field's type.
+
+    ``known`` has the values of keys that are not there. Raises :class:`ConfigError`.
+    """
+    names = [item.name for item in fields(kind) if item.name != "tasks"]
+    table = Table(data, where, names)
+    hints = get_type_hints(kind)
+    found = {name: _value(table, name, hints[name]) for name in table.data}
+    protocol = replace(known or kind(), **found)
+    if isinstance(protocol, FakeProtocol) and protocol.relative and not 0 < protocol.threshold < 1:
+        raise table.error(
+            "threshold",
+            f"found {protocol.threshold} as a quantile",
+            "A relative threshold is a quantile between 0 and 1, such as 0.9.",
+        )
+    return protocol
+
+
+def parse_pairs(kind: type[T], pairs: Mapping[str, str], option: str, known: T) -> T:
+    """A protocol with the values of options ``NAME=VALUE``."""
+    hints = get_type_hints(kind)
+    data = {name: _from_text(text, hints.get(name, str)) for name, text in pairs.items()}
+    return parse_protocol(kind, data, f"the options {option}", known)
+
+
+def parse_probing(data: object, place: Any) -> ProbingProtocol:
+    """``[probing]``: ``tasks``, a list of names, folders or tables, and how probes are trained."""
+    where = f"[probing] of {place.where}"
+    if not isinstance(data, dict):
+        raise ConfigError(where, f"found {data!r:.80}", 'Write tasks = ["labelled/part"].')
+    rest = {key: value for key, value in data.items() if key != "tasks"}
+    protocol = parse_protocol(ProbingProtocol, rest, where)
+    items = data.get("tasks", [])
+    if not isinstance(items, list):
+        raise ConfigError(f"'tasks' in {where}", f"found {items!r:.80}", "Write a list of tasks.")
+    return replace(protocol, tasks=parse_tasks(items, place))
+
+
+def parse_tasks(items: Sequence[object], place: Any) -> tuple[Task, ...]:
+    """Tasks from names that are known, folders, or tables of their own."""
+    tasks = tuple(_task(item, place) for item in items)
+    for task in tasks:
+        if sum(other.name == task.name for other in tasks) > 1:
+            raise ConfigError(
+                f"tasks of {place.where}", f"two are called {task.name!r}", "Name each once."
+            )
+    return tasks
+
+
+def _task(item: object, place: Any) -> Task:
+    if isinstance(item, str):
+        return Task(Path(item).name, place.path(item, local=False), "")
+    table = Table(item, f"a task of {place.where}", TASK_KEYS)
+    return Task(
+        table.required("name"),
+        place.path(table.required("train")),
+        place.path(table.required("test")),
+        table.text("text", "text") or "text",
+        table.text("label", "label") or "label",
+    )
+
+
+def parse_group(data: object, number: int, where: str) -> tuple[Group, Any]:
+    """A ``[[group]]`` and its ``gates`` table."""
+    table = Table(data, f"[[group]] number {number} of {where}", (*_GROUP_KEYS, "gates"))
+    saes = tuple(table.items("saes"))
+    if not saes or not all(isinstance(name, str) for name in saes):
+        raise table.error("saes", f"found {saes!r:.80}", 'Name its checkpoints: saes = ["topk-*"].')
+    group = Group(
+        table.required("name"), saes, table.text("source") or "", table.text("block") or ""
+    )
+    return group, table.data.get("gates", {})
+
+
+_GROUP_KEYS = tuple(item.name for item in fields(Group))
+
+
+def groups_by_seed(names: Sequence[str]) -> tuple[Group, ...]:
+    """Groups of checkpoints whose names differ in a seed only: ``topk-s0`` and ``topk-s1``."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        short = _SEED.sub("", name)
+        if short and short != name:
+            found.setdefault(short, []).append(name)
+    return tuple(Group(short, tuple(members)) for short, members in found.items() if members[1:])
+
+
+def _value(table: Table, name: str, hint: Any) -> Any:
+    """The value at ``name``, checked against the type of its field and its range."""
+    value = table.data[name]
+    options = _options(hint)
+    choices = [c for option in options if get_origin(option) is Literal for c in get_args(option)]
+    if choices:
+        return table.choice(name, choices, choices[0])
+    if bool in options:
+        return table.flag(name)
+    if isinstance(value, bool) or not isinstance(value, int | (float if float in options else int)):
+        kind = "a number" if float in options else "a whole number"
+        raise table.error(name, f"expected {kind}, found {value!r:.80}", "Correct the value.")
+    low, high = RANGES.get(name, _OPEN)
+    if not low <= value <= high:
+        raise table.error(name, f"found {value}", f"Write a value from {low:g} to {high:g}.")
+    return float(value) if float in options else value
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The types that a field takes, one or those of a union."""
+    if get_origin(hint) is Literal:
+        return (hint,)
+    return get_args(hint) or (hint,)
+
+
+def _from_text(text: str, hint: Any) -> Any:
+    """What an option means where a value of that type is wanted; the text itself where it is none."""
+    options = _options(hint)
+    if bool in options and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        if kind in options:
+            try:
+                return kind(text.replace("_", ""))
+            except ValueError:
+                continue
+    return text
