@@ -33,7 +33,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "top_k": (1, 2**31),
     "seed": (0, 2**63 - 1),
 }
-_SEED = re.compile(r"[-_.]?(?:seed|s)[-_=]?\d+(?=$|[-_.])", re.IGNORECASE)
+_SEED = re.compile(r"(?:[-_.]s|[-_.]?seed)[-_=]?\d+(?=$|[-_.])", re.IGNORECASE)
 
 
 def parse_protocol(kind: type[T], data: object, where: str, known: T | None = None) -> T:
