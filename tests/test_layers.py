@@ -15,7 +15,7 @@ PACKAGE = ROOT / "saebench"
 # of its own (a family of modules that share a room).
 LAYERS = (
     ("_version", "errors", "protocols", "settings"),
-    ("codes", "activations", "stats", "environment", "weights"),
+    ("codes", "activations", "stats", "environment", "weights", "data_specs"),
     ("sae", "sites", "record", "files", "layout"),
     ("metrics", "models", "reference", "store"),
     ("generation", "matching", "probing"),
@@ -25,7 +25,7 @@ LAYERS = (
     ("inspection",),
     ("loading", "predictions"),
     ("passes", "train", "report"),
-    ("evals", "model_choice"),
+    ("comparison", "evals", "grouping", "model_choice"),
     ("measure",),
     ("plan", "session"),
     ("plugin",),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from saebench._version import __version__
-from saebench.cli import commands
+from saebench.cli import commands, compare, generate
 from saebench.config.options import OPTIONS, add_options
 from saebench.settings import ROLES, SETTINGS
 
@@ -156,6 +156,8 @@ def make_parser() -> argparse.ArgumentParser:
     card = _command(places, "card", commands.card, "write the model card from records", CARD_EPILOG)
     card.add_argument("reports", metavar="DIR", help="the --out folder of a run")
     card.add_argument("-o", "--output", metavar="FILE", help="default: DIR/README.md")
+    compare.declare(places, _command)
+    generate.declare(places, _command)
     return parser
 
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from saebench.config.defaults import (
 )
 from saebench.config.parts import parse_group, parse_probing, parse_protocol
 from saebench.config.tables import Table, nearest
-from saebench.errors import ConfigError
+from saebench.data_specs import HUB_PREFIX, parse_spec, relocate
+from saebench.errors import ConfigError, DataError
 from saebench.gates import Waiver
 from saebench.protocols import FakeProtocol, Group, ProbingProtocol, SeedsProtocol
 
@@ -28,7 +30,6 @@ TOP_KEYS = (
     *("gates", "sae", "waiver", "group", "seeds", "fake_features", "probing"),
 )
 DTYPES = ("float32", "bfloat16", "float16")
-HUB_PREFIX = "hf:"
 MASKS = ("special", "bos", "none")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?|xpu(:\d+)?")
 
@@ -129,6 +130,16 @@ class Place:
             return full
         below = os.path.relpath(full, self.cwd)
         return f"./{below}" if below.startswith(HUB_PREFIX) else below
+
+    def data(self, spec: str) -> str:
+        """A data spec with the paths inside it as :meth:`path` gives them."""
+        try:
+            source = parse_spec(spec)
+        except DataError as error:
+            raise ConfigError(
+                f"{error.asked} of {self.where}", error.found, error.next_step
+            ) from error
+        return str(relocate(source, self.path, partial(self.path, local=False)))
 
 
 def parse_config(table: Table, place: Place) -> Config:
@@ -232,7 +243,7 @@ def parse_data(data: object, place: Place) -> DataSpec:
     context_size = table.count("context_size", 128, least=2)
     assert context_size is not None
     mask = table.choice("mask", MASKS, "special")
-    spec = place.path(table.required("spec"))
+    spec = place.data(table.required("spec"))
     return DataSpec(spec, context_size, n_sequences, n_tokens, mask, table.flag("pack", True))
 
 

@@ -6,20 +6,23 @@ blocks of about a million characters cut at line ends, tables come row by row.
 
 from __future__ import annotations
 
-import csv
 import io
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
+from saebench.data.tables import TABLES, Pick, columns, listed, read_rows, readable, wanted
+from saebench.data_specs import HUB_PREFIX, Text, parse_spec
 from saebench.errors import DataError, HubError
 
 BLOCK_CHARS = 2**20  # texts longer than this are tokenised block by block
 DEFAULT_COLUMNS = ("text", "input_ids", "tokens")
-SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
-HUB_PREFIX = "hf:"
+SUFFIXES = (".txt", *TABLES)
+GENERATED = "generation.json"  # beside text that a model wrote
+GENERATED_IDS = "input_ids"  # its column of token ids
 
 
 class Piece(NamedTuple):
@@ -47,9 +50,16 @@ def open_documents(spec: str) -> Documents:
     ``path[#column]`` is a .txt, .jsonl, .json, .csv or .parquet file or a folder of these;
     ``hf:dataset[/config][@revision]#split[:column]`` is a hub dataset. A .txt file is one document,
     a table has one document a row; the column defaults to ``text``, else ``input_ids`` or ``tokens``.
+    A folder of generated text (with ``generation.json``) is read by its ``input_ids``.
     Raises :class:`DataError` when the spec names nothing readable, :class:`HubError` when the hub
     cannot be reached.
     """
+    if not isinstance(parse_spec(spec), Text):
+        raise DataError(
+            f"the documents of {spec!r}",
+            "it stands for token ids that are made, not for documents",
+            f"Name files or a dataset of the hub; for a file of this name write ./{spec}.",
+        )
     if spec.startswith(HUB_PREFIX):
         return HubDocuments.open(spec)
     return LocalDocuments.open(spec)
@@ -62,6 +72,7 @@ class LocalDocuments:
     spec: str
     paths: tuple[Path, ...]
     column: str | None
+    manifest: Path | None = None
 
     @classmethod
     def open(cls, spec: str) -> LocalDocuments:
@@ -78,29 +89,35 @@ class LocalDocuments:
                 "or a hub dataset as hf:org/name#split.",
             )
         inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        paths = tuple(p for p in inside if p.suffix.lower() in SUFFIXES)
+        manifest = path / GENERATED if (path / GENERATED).is_file() else None
+        suffixes = SUFFIXES if manifest is None else (".parquet",)
+        paths = tuple(p for p in inside if p.suffix.lower() in suffixes)
         if not paths:
             found = sorted({p.suffix or p.name for p in inside}) or ["nothing"]
             raise DataError(
-                f"data {spec!r} as {', '.join(SUFFIXES)}",
+                f"data {spec!r} as {', '.join(suffixes)}",
                 f"{'a folder with' if path.is_dir() else 'a file'} {', '.join(found[:8])}",
                 "Convert the data to one of these formats.",
             )
-        return cls(spec, paths, column or None)
+        return cls(spec, paths, column or (None if manifest is None else GENERATED_IDS), manifest)
 
     def read(self) -> Iterator[Piece]:
         """Every piece, file after file; raises :class:`DataError` on an unreadable one."""
         for path in self.paths:
-            try:
+            with readable(path):
                 yield from self._file(path)
-            except UnicodeDecodeError as error:
+
+    def rows(self, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """The values of several columns, row after row; raises :class:`DataError` as :meth:`read`."""
+        for path in self.paths:
+            if path.suffix.lower() not in TABLES:
                 raise DataError(
-                    f"UTF-8 text in {path}", str(error), "Convert the file to UTF-8."
-                ) from error
-            except OSError as error:
-                raise DataError(
-                    f"reading {path}", str(error), "Check the path and its permissions."
-                ) from error
+                    f"columns {listed(names)} of {path}",
+                    "plain text, which has none",
+                    f"Give a table: {', '.join(TABLES)}.",
+                )
+            with readable(path):
+                yield from read_rows(path, partial(wanted, names=names, where=str(path)))
 
     def describe(self) -> dict[str, Any]:
         """The spec, the column, and the name and size of each file."""
@@ -108,21 +125,12 @@ class LocalDocuments:
         return {"spec": self.spec, "column": self.column, "files": files}
 
     def _file(self, path: Path) -> Iterator[Piece]:
-        suffix = path.suffix.lower()
-        if suffix == ".parquet":
-            yield from _pieces(_parquet_values(path, self.column), str(path))
-            return
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            if suffix == ".txt":
+        if path.suffix.lower() == ".txt":
+            with path.open(encoding="utf-8-sig", newline="") as handle:
                 yield from _blocks(handle)
-            elif suffix == ".csv":
-                yield from _pieces(_csv_values(handle, self.column, str(path)), str(path))
-            elif suffix == ".jsonl":
-                lines = _json_lines(handle, str(path))
-                yield from _pieces(_values(lines, self.column, str(path)), str(path))
-            else:
-                rows = _json_rows(handle, self.column, str(path))
-                yield from _pieces(_values(rows, self.column, str(path)), str(path))
+        else:
+            rows = read_rows(path, _text_column(self.column, str(path)))
+            yield from _pieces((row[0] for row in rows), str(path))
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,8 @@ class HubDocuments:
 
     def read(self) -> Iterator[Piece]:
         """Every row in the dataset's own order."""
-        return _pieces(_values(self._rows(), self.column, self.spec), self.spec)
+        rows = columns(self._rows(), _text_column(self.column, self.spec), self.spec)
+        return _pieces((row[0] for row in rows), self.spec)
 
     def describe(self) -> dict[str, Any]:
         """The spec, dataset, configuration, commit, split and column."""
@@ -168,14 +177,27 @@ class HubDocuments:
             "column": self.column,
         }
 
+    def whole(self) -> Any:
+        """The split as a ``datasets.Dataset``, stored in the cache of ``datasets``."""
+        with self._reachable():
+            return self._load(streaming=False)
+
     def _rows(self) -> Iterator[Any]:
+        with self._reachable():
+            yield from self._load(streaming=True)
+
+    def _load(self, *, streaming: bool) -> Any:
         import datasets
 
+        return datasets.load_dataset(
+            self.name, self.config, split=self.split, revision=self.commit, streaming=streaming
+        )
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        """Errors of ``datasets`` as those of saebench."""
         try:
-            rows = datasets.load_dataset(
-                self.name, self.config, split=self.split, revision=self.commit, streaming=True
-            )
-            yield from rows
+            yield
         except (ValueError, FileNotFoundError) as error:  # unknown configuration, split or layout
             raise DataError(
                 f"split {self.split!r} of {self.spec!r}",
@@ -245,87 +267,17 @@ def _pieces(values: Iterable[Any], where: str) -> Iterator[Piece]:
             )
 
 
-def _values(rows: Iterable[Any], column: str | None, where: str) -> Iterator[Any]:
-    """The values of one column; rows that are plain texts or id lists stand for themselves."""
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, Mapping):
-            yield row
-            continue
-        column = _pick(row, column, where) if number == 1 else column
-        if column is None or column not in row:
-            raise DataError(
-                f"column {column!r} in row {number} of {where}",
-                f"columns {_listed(row)}",
-                "Make every row hold the column.",
-            )
-        yield row[column]
+def _text_column(column: str | None, where: str) -> Pick:
+    """Picks the column asked for, or the first of the usual names; :class:`DataError` without one."""
 
-
-def _pick(names: Iterable[str], column: str | None, where: str) -> str:
-    """The column asked for, or the first of the usual names; raises :class:`DataError` without one."""
-    found = list(names)
-    for name in DEFAULT_COLUMNS if column is None else (column,):
-        if name in found:
-            return name
-    raise DataError(
-        f"column {column!r} of {where}" if column else f"a text column of {where}",
-        f"columns {_listed(found)}",
-        "Name the column that holds the text with '#column' (':column' for a hub dataset).",
-    )
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names)) or "none"
-
-
-def _json_lines(lines: Iterable[str], where: str) -> Iterator[Any]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"JSON on line {number} of {where}", str(error), "Repair or remove the line."
-            ) from error
-
-
-def _json_rows(handle: TextIO, column: str | None, where: str) -> Iterable[Any]:
-    """Rows of a .json file: a list of rows, an object of columns, or lines under another suffix."""
-    text = handle.read()
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError:
-        return _json_lines(text.splitlines(), where)
-    if isinstance(data, Mapping):
-        values = data[_pick(data, column, where)]
-        return values if isinstance(values, list) else [data]
-    if isinstance(data, list):
-        return data
-    raise DataError(
-        f"a list of rows in {where}",
-        f"a {type(data).__name__}",
-        "Write one object or text per row.",
-    )
-
-
-def _csv_values(handle: TextIO, column: str | None, where: str) -> Iterator[Any]:
-    csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is shorter than a long document
-    rows = csv.DictReader(handle)
-    name = _pick(rows.fieldnames or (), column, where)
-    return (row[name] for row in rows)
-
-
-def _parquet_values(path: Path, column: str | None) -> Iterator[Any]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as table:
-            name = _pick(table.schema_arrow.names, column, str(path))
-            for batch in table.iter_batches(batch_size=256, columns=[name]):
-                yield from batch.column(0).to_pylist()
-    except pyarrow.ArrowInvalid as error:
+    def pick(names: Sequence[str]) -> tuple[str, ...]:
+        for name in DEFAULT_COLUMNS if column is None else (column,):
+            if name in names:
+                return (name,)
         raise DataError(
-            f"a parquet file at {path}", str(error), "Write the file again; it may be truncated."
-        ) from error
+            f"column {column!r} of {where}" if column else f"a text column of {where}",
+            f"columns {listed(names)}",
+            "Name the column that holds the text with '#column' (':column' for a hub dataset).",
+        )
+
+    return pick

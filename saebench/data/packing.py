@@ -69,6 +69,15 @@ class Layout:
                 head = ids[: self.context_size - len(self.prefix)]
                 yield np.concatenate([self.prefix, head]) if len(head) else head
 
+    def cut(self, pieces: Iterable[tuple[Ids, bool]]) -> Iterator[Ids]:
+        """Each document in one sequence, or in several where it is longer than one."""
+        size = self.context_size - len(self.prefix)
+        self.n_documents = 0
+        for ids, starts in pieces:
+            self.n_documents += starts and bool(len(ids))
+            for first in range(0, len(ids), size):
+                yield np.concatenate([self.prefix, ids[first : first + size]])
+
     def _ids(self, pieces: Sequence[Piece]) -> Iterator[tuple[Ids, bool]]:
         texts = [piece.content for piece in pieces if isinstance(piece.content, str)]
         encoded: Iterator[Any] = iter(())

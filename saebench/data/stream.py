@@ -1,4 +1,4 @@
-"""Data specs to batches of token ids with masks and sequence ids: re-iterable, deterministic, streamed.
+"""Token ids in batches with masks and sequence ids: re-iterable, deterministic, streamed.
 
 Padding is known by the attention mask alone, never by a token id (a pad token may also be EOS).
 Which positions count in statistics is a policy of its own, recorded with every result.
@@ -7,19 +7,26 @@ Which positions count in statistics is a policy of its own, recorded with every 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saebench.data.documents import open_documents
-from saebench.data.packing import Ids, Layout
+from saebench.data.packing import Ids
 from saebench.errors import DataError
 
 MaskPolicy = Literal["special", "bos", "none"]
+
+
+class Row(NamedTuple):
+    """One sequence: ``ids[t]`` int64, and ``counted[t]`` bool, the positions that enter statistics."""
+
+    ids: Ids
+    counted: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Counting:
-    """Which positions count: see :func:`open_stream` for the policies."""
+    """Which positions count: see :func:`saebench.data.open_stream` for the policies."""
 
     policy: MaskPolicy
     bos_id: int | None = None
@@ -65,6 +72,10 @@ class Counting:
             is_bos[1:] = False
         return ~is_bos
 
+    def rows(self, sequences: Iterable[Ids]) -> Iterator[Row]:
+        """The sequences with their counted positions."""
+        return (Row(ids, self.counted(ids)) for ids in sequences)
+
 
 @dataclass(frozen=True)
 class Tally:
@@ -84,16 +95,16 @@ class Tally:
 class TokenStream:
     """Token sequences that can be read again and again, always the same and in the same order.
 
-    ``read`` yields the token ids of one sequence after another. Sequences with fewer than two
-    tokens are dropped and counted; reading stops once ``n_sequences`` or ``n_tokens`` (whole
-    sequences) are reached. ``source`` describes where the ids come from, ``documents`` gives the
-    number of documents read so far.
+    ``read`` yields one sequence after another, and ``policy`` names the rule by which their positions
+    count. Sequences with fewer than two tokens are dropped and counted; reading stops once
+    ``n_sequences`` or ``n_tokens`` (whole sequences) are reached. ``source`` describes where the ids
+    come from, ``documents`` gives the number of documents read so far.
     """
 
     def __init__(
         self,
-        read: Callable[[], Iterator[Ids]],
-        counting: Counting,
+        read: Callable[[], Iterator[Row]],
+        policy: str,
         *,
         context_size: int,
         source: Mapping[str, Any],
@@ -101,7 +112,7 @@ class TokenStream:
         n_sequences: int | None = None,
         n_tokens: int | None = None,
         vocab_size: int | None = None,
-        documents: Callable[[], int] | None = None,
+        documents: Callable[[], int | None] | None = None,
     ) -> None:
         if context_size < 2:
             raise DataError(
@@ -117,13 +128,13 @@ class TokenStream:
                     f"Set {name} to 1 or more, or leave it out.",
                 )
         self.context_size = context_size
-        self.counting = counting
+        self.policy = policy
         self._read = read
         self._source = dict(source)
-        self._pad_id = pad_id
+        self.pad_id = pad_id
         self._max_sequences = n_sequences
         self._max_tokens = n_tokens
-        self._vocab_size = vocab_size
+        self.vocab_size = vocab_size
         self._documents = documents
         self._tally: Tally | None = None
 
@@ -133,10 +144,10 @@ class TokenStream:
         Raises :class:`DataError` when no sequence is left, a row is unreadable, or a token id is
         outside the model's vocabulary.
         """
-        rows: list[Ids] = []
+        rows: list[Row] = []
         first = 0
-        for ids in self._sequences():
-            rows.append(ids)
+        for row in self.sequences():
+            rows.append(row)
             if len(rows) == batch_size:
                 yield self._batch(rows, first)
                 first += len(rows)
@@ -147,7 +158,13 @@ class TokenStream:
     @property
     def source(self) -> dict[str, Any]:
         """What the stream is, without reading it: source, policy and limits, as plain JSON values."""
-        return {**self._source, "context_size": self.context_size, "mask": self.counting.policy}
+        return {**self._source, "context_size": self.context_size, "mask": self.policy}
+
+    def named(self, spec: str, more: Mapping[str, Any] | None = None) -> TokenStream:
+        """The same stream under the spec that asked for it, with ``more`` facts about its source."""
+        stream = copy(self)
+        stream._source = {**self._source, "spec": spec, **(more or {})}
+        return stream
 
     @property
     def n_sequences(self) -> int | None:
@@ -167,7 +184,7 @@ class TokenStream:
     def tally(self) -> Tally:
         """The counts and the digest of the whole stream; reads it once, and only if need be."""
         if self._tally is None:
-            for _ in self._sequences():
+            for _ in self.sequences():
                 pass
         assert self._tally is not None
         return self._tally
@@ -178,24 +195,24 @@ class TokenStream:
 
     def check(self) -> None:
         """Read up to the first sequence; raises :class:`DataError` when there is none."""
-        next(self._sequences())
+        next(self.sequences())
 
-    def _sequences(self) -> Iterator[Ids]:
-        """Sequences within the limits; a complete reading leaves its tally behind."""
-        digest = hashlib.sha256(f"{self.counting.policy}\0".encode())
+    def sequences(self) -> Iterator[Row]:
+        """One sequence after another within the limits; a complete reading leaves its tally behind."""
+        digest = hashlib.sha256(f"{self.policy}\0".encode())
         n_sequences = n_tokens = n_counted = n_short = 0
-        for ids in self._read():
+        for row in self._read():
+            ids, counted = row
             if len(ids) < 2:
                 n_short += 1
                 continue
             self._check_vocabulary(ids)
-            counted = self.counting.counted(ids)
             digest.update(len(ids).to_bytes(8, "little"))
             digest.update(ids.astype("<i8").tobytes() + counted.tobytes())
             n_sequences += 1
             n_tokens += len(ids)
             n_counted += int(counted.sum())
-            yield ids
+            yield row
             if n_sequences == self._max_sequences or n_tokens >= (self._max_tokens or n_tokens + 1):
                 break
         if n_sequences == 0:
@@ -210,7 +227,7 @@ class TokenStream:
         )
 
     def _check_vocabulary(self, ids: Ids) -> None:
-        size = self._vocab_size
+        size = self.vocab_size
         if ids.min() < 0 or (size is not None and ids.max() >= size):
             worst = int(ids.min() if ids.min() < 0 else ids.max())
             raise DataError(
@@ -220,82 +237,21 @@ class TokenStream:
                 "Use the tokenizer that belongs to the model, or data tokenised with it.",
             )
 
-    def _batch(self, rows: Sequence[Ids], first: int) -> Batch:
-        shape = (len(rows), max(map(len, rows)))
-        ids = np.full(shape, self._pad_id, dtype=np.int64)
+    def _batch(self, rows: Sequence[Row], first: int) -> Batch:
+        shape = (len(rows), max(len(row.ids) for row in rows))
+        ids = np.full(shape, self.pad_id, dtype=np.int64)
         attention = np.zeros(shape, dtype=bool)
         counted = np.zeros(shape, dtype=bool)
         for i, row in enumerate(rows):
-            ids[i, : len(row)] = row
-            attention[i, : len(row)] = True
-            counted[i, : len(row)] = self.counting.counted(row)
+            ids[i, : len(row.ids)] = row.ids
+            attention[i, : len(row.ids)] = True
+            counted[i, : len(row.ids)] = row.counted
         return Batch(
             torch.from_numpy(ids),
             torch.from_numpy(attention),
             torch.from_numpy(counted),
             torch.arange(first, first + len(rows)),
         )
-
-
-def open_stream(
-    spec: str,
-    tokenizer: Any,
-    *,
-    context_size: int,
-    n_sequences: int | None = None,
-    n_tokens: int | None = None,
-    mask: MaskPolicy = "special",
-    pack: bool = True,
-    vocab_size: int | None = None,
-    prepend_bos: bool = True,
-    model: str = "",
-) -> TokenStream:
-    """The token stream of a data spec (see :func:`saebench.data.documents.open_documents`).
-
-    ``pack=True`` joins documents with EOS between them and cuts the result into sequences of
-    ``context_size`` that each start with BOS (where the tokenizer has one and ``prepend_bos``); the
-    incomplete rest is dropped unless it is all there is. ``pack=False`` makes one sequence of each
-    document, truncated. ``mask`` says which positions count: ``special`` all but the tokenizer's
-    special tokens, ``bos`` all but BOS, ``none`` all.
-    Raises :class:`DataError` (:class:`HubError` for an unreachable hub) on data that cannot be read.
-    """
-    documents = open_documents(spec)
-    if tokenizer is None:
-        raise DataError(
-            f"the tokens of {spec!r} for model {model or 'of no name'!r}",
-            "the model comes without a tokenizer, which also says which tokens are special",
-            "Put its tokenizer files into the model's folder.",
-        )
-    layout = Layout(tokenizer, context_size, prepend_bos)
-    counting = Counting(
-        mask,
-        tokenizer.bos_token_id,
-        tokenizer.eos_token_id,
-        tuple(sorted(tokenizer.all_special_ids)),
-    )
-    source = {
-        **documents.describe(),
-        "tokenizer": str(getattr(tokenizer, "name_or_path", "")),
-        "model": model,
-        "pack": pack,
-        "bos": bool(layout.prefix.size),
-        "eos_between_documents": pack and layout.eos_id is not None,
-        "limits": {"n_sequences": n_sequences, "n_tokens": n_tokens},
-    }
-    cut = layout.packed if pack else layout.one_per_document
-    stream = TokenStream(
-        lambda: cut(layout.tokenize(documents)),
-        counting,
-        context_size=context_size,
-        source=source,
-        pad_id=_first_not_none(tokenizer.pad_token_id, tokenizer.eos_token_id, 0),
-        n_sequences=n_sequences,
-        n_tokens=n_tokens,
-        vocab_size=vocab_size,
-        documents=lambda: layout.n_documents,
-    )
-    stream.check()
-    return stream
 
 
 def stream_from_ids(
@@ -319,15 +275,12 @@ def stream_from_ids(
             row[np.asarray(keep, dtype=bool)]
             for row, keep in zip(rows, attention_mask, strict=True)
         ]
+    counting = Counting(mask, bos_id, None, tuple(special_ids))
     return TokenStream(
-        lambda: iter(rows),
-        Counting(mask, bos_id, None, tuple(special_ids)),
+        lambda: counting.rows(rows),
+        counting.policy,
         context_size=max([2, *map(len, rows)]),
         source={"spec": spec},
         n_sequences=n_sequences,
         vocab_size=vocab_size,
     )
-
-
-def _first_not_none(*values: int | None) -> int:
-    return next(value for value in values if value is not None)

@@ -8,6 +8,6 @@ texts, ``seeds`` compares the checkpoints of a group. ``records`` writes down wh
 from __future__ import annotations
 
 from saebench.measure.measuring import Results, measure
-from saebench.measure.run import Run, Target, policy, prepare
+from saebench.measure.run import Run, Target, prepare
 
-__all__ = ["Results", "Run", "Target", "measure", "policy", "prepare"]
+__all__ = ["Results", "Run", "Target", "measure", "prepare"]

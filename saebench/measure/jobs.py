@@ -16,10 +16,11 @@ from saebench.passes import (
     CALIBRATION_SEQUENCES,
     Calibration,
     PassRequest,
+    SiteObserver,
     Stack,
+    SubjectObserver,
     run_pass,
 )
-from saebench.passes.requests import SiteObserver, SubjectObserver
 from saebench.record import Record
 
 

@@ -10,9 +10,8 @@ from saebench.evals.reconstruction import transcoder_baseline
 from saebench.measure.jobs import Pass
 from saebench.measure.records import identity as model_identity
 from saebench.measure.records import make_record
-from saebench.measure.run import SEED, Run, Target, families, policy
-from saebench.passes import Stack, Subject
-from saebench.passes.requests import SubjectObserver
+from saebench.measure.run import SEED, Run, Target, families
+from saebench.passes import Stack, Subject, SubjectObserver
 from saebench.record import Measurement, Record
 
 
@@ -64,7 +63,7 @@ class MainJob:
                 curves=firing.curves(),
                 model=model_identity(run.models),
                 data=run.stream.describe(),
-                policy={**policy(run.config), "calibration_tokens": done.calibration.n_tokens},
+                policy={**run.policy, "calibration_tokens": done.calibration.n_tokens},
                 passes=dict(done.calls),
                 seconds=done.seconds,
                 calibration=done.calibration,

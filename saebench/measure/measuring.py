@@ -7,14 +7,21 @@ from dataclasses import dataclass, field, replace
 
 from saebench.config import Config, SAESpec
 from saebench.errors import OutputError
-from saebench.measure import main_pass
+from saebench.measure import fake_features, main_pass, probing, seeds
 from saebench.measure.jobs import Job, Part, run_jobs
 from saebench.measure.run import Run, Target, prepare
 from saebench.record import Record, united
 from saebench.store import RecordStore
 
 MAIN = Part("", main_pass.identity, main_pass.MainJob)
-BY_SUITE: Mapping[str, Part] = {}  # parts that only run when their suite is asked for
+# the parts that run only where their suite is asked for
+BY_SUITE = {
+    "fake_features": Part("fake_features", fake_features.identity, fake_features.FakeFeaturesJob),
+    "probing": Part("probing", probing.identity, probing.ProbingJob),
+}
+
+Groups = Mapping[str, Sequence[str]]  # names of checkpoints by the name of their group
+Keys = Mapping[str, Mapping[str, str]]  # by part, then by checkpoint
 
 
 @dataclass(frozen=True)
@@ -26,35 +33,46 @@ class Results:
 
 
 def measure(
-    config: Config,
-    entries: Sequence[tuple[str, str, SAESpec]],
-    groups: Mapping[str, Sequence[str]] | None = None,
+    config: Config, entries: Sequence[tuple[str, str, SAESpec]], groups: Groups | None = None
 ) -> Results:
     """Records of every checkpoint ``(name, reference, spec)``: kept ones, or else measured in one pass.
 
-    ``groups`` are names of checkpoints by the name of their group; each gets a record of its own.
-
-    Only one process measures at a time; others wait and find the records. Raises the errors of whatever
-    is missing or does not fit together.
+    ``groups`` are compared too, each with a record of its own. Only one process measures at a time;
+    others wait and find the records. Raises the errors of whatever is missing or does not fit together.
     """
     run = prepare(config, entries)
+    by_name = {target.name: target for target in run.targets}
+    members = {name: [by_name[one] for one in names] for name, names in (groups or {}).items()}
+    for name, targets in members.items():
+        seeds.check_group(name, targets)
     keys = {part.name: part.keys(run) for part in parts(config)}
-    if missing_targets(run, keys):
+    group_keys = {name: seeds.group_key(run, name, targets) for name, targets in members.items()}
+
+    def lacking() -> tuple[dict[str, list[Target]], list[str]]:
+        unmatched = [name for name, key in group_keys.items() if run.store.read(key) is None]
+        return missing_targets(run, keys), unmatched
+
+    if any(lacking()):
         with run.store.lock():
-            wanted = missing_targets(run, keys)  # another process may have measured some meanwhile
+            wanted, unmatched = lacking()  # another process may have measured some meanwhile
             jobs: list[Job] = [
                 part.job(run, wanted[part.name]) for part in parts(config) if part.name in wanted
             ]
+            if unmatched:
+                jobs.append(seeds.SeedsJob(run, [(name, members[name]) for name in unmatched]))
             for record in run_jobs(run, jobs) if jobs else ():
                 run.store.write(record)
-    return Results(
-        {
-            target.name: united(
-                [_kept(run.store, target, found[target.name]) for found in keys.values()]
-            )
-            for target in run.targets
-        }
-    )
+    records = {
+        target.name: united(
+            [_kept(run.store, target, found[target.name]) for found in keys.values()]
+        )
+        for target in run.targets
+    }
+    matched = {
+        name: _group(run.store, config, name, members[name], key)
+        for name, key in group_keys.items()
+    }
+    return Results(records, matched)
 
 
 def parts(config: Config) -> list[Part]:
@@ -62,7 +80,7 @@ def parts(config: Config) -> list[Part]:
     return [MAIN, *(part for suite, part in BY_SUITE.items() if suite in config.suites)]
 
 
-def missing_targets(run: Run, keys: Mapping[str, Mapping[str, str]]) -> dict[str, list[Target]]:
+def missing_targets(run: Run, keys: Keys) -> dict[str, list[Target]]:
     """The targets without a record of a part, by the name of the part."""
     found = {
         part: [target for target in run.targets if run.store.read(by_name[target.name]) is None]
@@ -78,6 +96,19 @@ def _kept(store: RecordStore, target: Target, key: str) -> Record:
         raise _gone(target.name, store)
     here = {"name": target.name, "reference": str(target.checkpoint.reference)}
     return replace(record, checkpoint={**record.checkpoint, **here})
+
+
+def _group(
+    store: RecordStore, config: Config, name: str, targets: Sequence[Target], key: str
+) -> Record:
+    """The record of a group, with what the configuration says it is to be compared as."""
+    record = store.read(key)
+    if record is None:
+        raise _gone(name, store)
+    known = {spec.group.name: spec.group for spec in config.groups}
+    group = known.get(name)
+    said = {"source": group.label, "block": group.block} if group else {"source": name, "block": ""}
+    return replace(record, checkpoint={**record.checkpoint, "name": name, **said})
 
 
 def _gone(name: str, store: RecordStore) -> OutputError:

@@ -9,6 +9,7 @@ from typing import Any
 
 from saebench.config import Config, ModelSpec, SAESpec
 from saebench.data import TokenStream, open_stream
+from saebench.data.labelled import LabelledText, open_task
 from saebench.errors import ConfigError
 from saebench.loading import Checkpoint, open_checkpoint
 from saebench.metrics.catalogue import FAMILIES
@@ -67,6 +68,36 @@ class Run:
         versions = {item.id: item.version for item in FAMILIES[part]}
         named = {"part": part} if part else {}
         return {**self.shared, "definitions": dict(sorted(versions.items())), **named, **identity}
+
+    @property
+    def policy(self) -> Mapping[str, Any]:
+        """How its numbers are made, as in records."""
+        return self.shared["policy"]
+
+    @property
+    def probe_length(self) -> int:
+        """The tokens that labelled texts are cut to, BOS included."""
+        return self.config.probing.length or self.stream.context_size
+
+    @cached_property
+    def tasks(self) -> Mapping[str, tuple[LabelledText, LabelledText]]:
+        """The train and test texts of every task to probe, by name; read on first use."""
+        assert self.config.data is not None  # checked when the run was prepared
+        asked = self.config.probing
+        return {
+            task.name: open_task(
+                task,
+                self.tokenizer,
+                length=self.probe_length,
+                max_train=asked.max_train,
+                max_test=asked.max_test,
+                seed=asked.seed,
+                vocab_size=self.vocab_size,
+                model=self.located[0].id,
+                mask=self.config.data.mask,  # type: ignore[arg-type]
+            )
+            for task in asked.tasks
+        }
 
     @property
     def tokenizer(self) -> Any:
@@ -153,7 +184,7 @@ def prepare(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> Run:
     shared = {
         "model": {**first, "others": others} if others else first,
         "data": {"digest": stream.digest, "context_size": stream.context_size},
-        "policy": policy(config),
+        "policy": {**policy(), "mask": stream.policy},
     }
     targets = tuple(Target(name, item) for name, item in checkpoints.items())
     return Run(config, store, specs, located, stream, targets, shared)
@@ -211,10 +242,9 @@ def _open_data(config: Config, located: Located) -> TokenStream:
     )
 
 
-def policy(config: Config) -> dict[str, Any]:
-    """How numbers are made: which positions count, what ablation is, how intervals come about."""
+def policy() -> dict[str, Any]:
+    """How numbers are made: what ablation is, how intervals come about."""
     return {
-        "mask": config.data.mask if config.data else "special",
         "uncounted_positions": "keep their clean activation in every continuation",
         "ablation": f"zero, and the mean over the first {CALIBRATION_SEQUENCES} sequences",
         "resampling": f"sequences, in at most {N_GROUPS} groups",

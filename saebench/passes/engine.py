@@ -233,7 +233,9 @@ def _output(
     request: PassRequest,
 ) -> tuple[SparseCodes, Tensor | None]:
     """The codes and, where wanted, the reconstruction of one checkpoint at the counted positions."""
-    if not (request.reconstructs(subject) or request.predicts(subject) or subject.sae.needs_sequences):
+    if not (
+        request.reconstructs(subject) or request.predicts(subject) or subject.sae.needs_sequences
+    ):
         return subject.sae.codes(x[subject.reads]), None
     if subject.sae.needs_sequences:
         return subject.sae.reconstruct_sequences(_stacked(prefixes, subject.reads), counted)

@@ -18,6 +18,7 @@ MASKS = {
     "special": "positions that hold a special token (BOS, EOS, padding) are not counted",
     "bos": "positions that hold the BOS token, and padding, are not counted",
     "none": "every position is counted but padding",
+    "all but position 0": "every position is counted but the first, which is BOS, and padding",
 }
 
 
@@ -97,7 +98,7 @@ def _formula(definition: Mapping[str, Any]) -> str:
 
 def _positions(record: Record) -> str:
     policy, data = record.policy, record.data
-    mask = str(policy.get("mask") or data.get("mask") or "")
+    mask = str(data.get("mask") or policy.get("mask") or "")
     words = MASKS.get(mask, "which positions count is not recorded")
     parts = [f"Mask policy {escape.code_span(mask)}: {words}."]
     if policy.get("uncounted_positions"):

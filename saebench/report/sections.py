@@ -11,6 +11,7 @@ from saebench.record import Record
 from saebench.report import escape
 from saebench.report.digits import count, number
 from saebench.report.front_matter import loads_in_saelens
+from saebench.report.parts import fake_features, probing
 from saebench.report.places import HUB, portable, reference
 from saebench.report.results import (
     all_rows,
@@ -172,6 +173,7 @@ def evaluation(record: Record, verdicts: Sequence[Verdict]) -> str:
     parts = [measured_on(record), markdown_table(headline)]
     if each := by_activation(record):
         parts += ["Each activation written:", each]
+    parts += [text for text in (fake_features(record), probing(record)) if text]
     if rest:
         summary = f"<details><summary>{count(len(rest))} more measurements</summary>"
         parts += [summary, markdown_table(rest), "</details>"]

@@ -39,7 +39,8 @@ def test_every_metric_that_is_no_baseline_belongs_to_one_suite() -> None:
     baselines = {item.id for item in BASELINES}
     assert sorted(metric_names()) == sorted(set(DEFINITIONS) - baselines)
     assert measured_suites() == ("reconstruction", "sparsity", "dead_latents")
-    assert suite_names() == (*measured_suites(), "throughput")
+    on_request = ("seeds", "fake_features", "probing")
+    assert suite_names() == (*measured_suites(), *on_request, "throughput")
     assert suite_of("ce_recovered") == "reconstruction"
     with pytest.raises(ConfigError, match="Did you mean 'fve'"):
         suite_of("fev")

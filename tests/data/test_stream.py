@@ -3,59 +3,10 @@ import tracemalloc
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from saebench.data import open_stream, stream_from_ids
 from saebench.errors import DataError
-
-WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-BOS, EOS, PAD, UNK = "<bos>", "<eos>", "<pad>", "<unk>"
-
-
-def word_tokenizer(**special):
-    """One id per word: zero is 0 … nine is 9, then BOS 10, EOS 11, PAD 12, UNK 13."""
-    vocabulary = {word: i for i, word in enumerate([*WORDS, BOS, EOS, PAD, UNK])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token=UNK, **special)
-
-
-@pytest.fixture(scope="module")
-def full():
-    return word_tokenizer(bos_token=BOS, eos_token=EOS, pad_token=PAD)
-
-
-@pytest.fixture(scope="module")
-def gpt2_like():
-    """BOS, EOS and padding are one token, as in GPT-2 with the usual padding."""
-    return word_tokenizer(bos_token=EOS, eos_token=EOS, pad_token=EOS)
-
-
-@pytest.fixture
-def texts(tmp_path):
-    def write(*rows, name="data.jsonl", column="text"):
-        path = tmp_path / name
-        path.write_text("".join(json.dumps({column: row}) + "\n" for row in rows))
-        return str(path)
-
-    return write
-
-
-def rows_of(stream, batch_size=3):
-    return [
-        ids[mask].tolist()
-        for batch in stream.batches(batch_size)
-        for ids, mask in zip(batch.ids, batch.attention_mask, strict=True)
-    ]
-
-
-def counted_of(stream):
-    return [
-        counted[mask].tolist()
-        for batch in stream.batches(2)
-        for counted, mask in zip(batch.counted, batch.attention_mask, strict=True)
-    ]
+from tests.data.words import PAD, counted_of, rows_of, word_tokenizer
 
 
 class TestPacking:
@@ -261,12 +212,22 @@ class TestBadData:
     def test_an_id_beyond_the_vocabulary_names_tokenizer_and_model(self, texts):
         tokenizer = word_tokenizer(pad_token=PAD)
         tokenizer.name_or_path = "words"
-        spec = texts("one nine")
-        with pytest.raises(DataError, match=r"token id 9.*belongs to the model") as caught:
-            open_stream(spec, tokenizer, context_size=2, vocab_size=9, model="tiny")
+        tokenizer.add_tokens(["late"])  # id 14, which no text need hold
+        open_stream(texts("one nine"), tokenizer, context_size=2, vocab_size=14, model="tiny")
+        with pytest.raises(DataError, match=r"token id 14.*belongs to the model") as caught:
+            open_stream(texts("one late"), tokenizer, context_size=2, vocab_size=14, model="tiny")
         assert "'words'" in str(caught.value)
         assert "'tiny'" in str(caught.value)
-        open_stream(spec, tokenizer, context_size=2, vocab_size=10, model="tiny")
+
+    def test_a_vocabulary_beyond_the_model_is_refused_before_any_text_is_read(self, texts):
+        tokenizer = word_tokenizer(pad_token=PAD)
+        tokenizer.name_or_path = "words"
+        with pytest.raises(DataError, match=r"14 token ids.*13.*belongs to the model") as caught:
+            open_stream("absent.txt", tokenizer, context_size=2, vocab_size=13, model="tiny")
+        assert "'words'" in str(caught.value)
+        assert "'tiny'" in str(caught.value)
+        padded = open_stream(texts("one two"), tokenizer, context_size=2, vocab_size=64)
+        assert rows_of(padded) == [[1, 2]]
 
     @pytest.mark.parametrize("limit", ["n_sequences", "n_tokens"])
     def test_a_limit_of_nothing_is_refused(self, full, texts, limit):

@@ -7,19 +7,30 @@ number of counted tokens. Nothing here imports torch.
 
 from saebench.metrics.catalogue.baselines import BASELINES
 from saebench.metrics.catalogue.definition import Definition
+from saebench.metrics.catalogue.fake_features import FAKE_FEATURES
 from saebench.metrics.catalogue.prediction import PREDICTION
+from saebench.metrics.catalogue.probing import PROBING
 from saebench.metrics.catalogue.reconstruction import RECONSTRUCTION
+from saebench.metrics.catalogue.seeds import SEEDS
 from saebench.metrics.catalogue.sparsity import SPARSITY
 
 MAIN_PASS = (*RECONSTRUCTION, *SPARSITY, *PREDICTION, *BASELINES)
-FAMILIES = {"": MAIN_PASS}  # by the part of a run that measures them
+FAMILIES = {  # by the part of a run that measures them
+    "": MAIN_PASS,
+    "probing": PROBING,
+    "seeds": SEEDS,
+    "fake_features": FAKE_FEATURES,
+}
 
 __all__ = [
     "BASELINES",
+    "FAKE_FEATURES",
     "FAMILIES",
     "MAIN_PASS",
     "PREDICTION",
+    "PROBING",
     "RECONSTRUCTION",
+    "SEEDS",
     "SPARSITY",
     "Definition",
 ]

@@ -1,0 +1,255 @@
+"""Labelled text: the examples of a classification task as token streams with a class for each sequence."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from saebench.data.documents import BLOCK_CHARS, HubDocuments, Piece, open_documents
+from saebench.data.opening import Reader
+from saebench.data.stream import MaskPolicy, TokenStream
+from saebench.data.tables import TABLES, wanted
+from saebench.data.vocabulary import check_vocabulary
+from saebench.errors import DataError
+from saebench.protocols import Task
+
+Example = tuple[str, str]  # text and label
+
+KNOWN_TASKS: Mapping[str, Task] = {
+    task.name: task
+    for task in (
+        Task("sst2", "hf:stanfordnlp/sst2#train", "hf:stanfordnlp/sst2#validation", "sentence"),
+        Task("cola", "hf:nyu-mll/glue/cola#train", "hf:nyu-mll/glue/cola#validation", "sentence"),
+        Task("ag_news", "hf:fancyzhx/ag_news#train", "hf:fancyzhx/ag_news#test"),
+        Task("yelp_polarity", "hf:fancyzhx/yelp_polarity#train", "hf:fancyzhx/yelp_polarity#test"),
+    )
+}
+"""Tasks on the hub by name. CoLA and SST-2 are tested on their validation split: their test split has no
+labels."""
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """Examples of a task: sequence i of ``stream`` has the class ``classes[labels[i]]``.
+
+    ``labels[n]`` int64; one sequence per text, truncated, BOS in front where the tokenizer has one.
+    ``n_dropped`` counts texts that were drawn and have no token to read; ``digest`` is SHA-256 (hex)
+    over tokens, classes and labels.
+    """
+
+    name: str
+    stream: TokenStream
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    n_dropped: int
+    digest: str
+
+    def describe(self) -> dict[str, Any]:
+        """What the examples are and how many each class has, as plain JSON values."""
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        return {
+            "name": self.name,
+            "classes": dict(zip(self.classes, counts.tolist(), strict=True)),
+            "n_dropped": self.n_dropped,
+            "digest": self.digest,
+            "data": self.stream.describe(),
+        }
+
+
+def find_task(ref: str) -> Task:
+    """The task that ``ref`` means: a name of :data:`KNOWN_TASKS`, or a folder with train.* and test.*.
+
+    Write ``./sst2`` for a folder that is called like a known task. Raises :class:`DataError`.
+    """
+    if ref in KNOWN_TASKS:
+        return KNOWN_TASKS[ref]
+    folder = Path(ref).expanduser()
+    if not folder.is_dir():
+        raise DataError(
+            f"the task {ref!r}",
+            "a file" if folder.exists() else "no folder and no known task of that name",
+            f"Give {', '.join(KNOWN_TASKS)}, or a folder with train and test files "
+            f"({', '.join(TABLES)}) that hold the columns text and label.",
+        )
+    files = {}
+    for split in ("train", "test"):
+        found = [
+            path for path in sorted(folder.glob(f"{split}.*")) if path.suffix.lower() in TABLES
+        ]
+        if len(found) != 1:
+            raise DataError(
+                f"one {split} file in {ref!r}",
+                f"found {', '.join(path.name for path in found) or 'none'}",
+                f"Put one file {split}{TABLES[0]} (or {', '.join(TABLES[1:])}) there.",
+            )
+        files[split] = str(found[0])
+    return Task(folder.resolve().name, files["train"], files["test"])
+
+
+def open_task(
+    task: Task,
+    tokenizer: Any,
+    *,
+    length: int,
+    max_train: int,
+    max_test: int,
+    seed: int = 42,
+    vocab_size: int | None = None,
+    model: str = "",
+    mask: MaskPolicy = "special",
+) -> tuple[LabelledText, LabelledText]:
+    """The train and test examples of a task, at most so many of each, drawn without regard to class.
+
+    A task without ``test`` is found by its ``train`` (see :func:`find_task`). Labels are texts or whole
+    numbers; classes are sorted, and those of the train examples count for both. The order is that of
+    numpy's ``default_rng(seed).permutation``, as in ``datasets.Dataset.shuffle``, and is applied even
+    where nothing is cut off. Texts with fewer than two tokens, BOS included, or none that counts are
+    dropped with their labels. Raises :class:`DataError` (:class:`HubError` for an unreachable hub) on a
+    missing column, no example, a constant label, and a class that the train examples lack.
+    """
+    if not task.test:
+        found = find_task(task.train)
+        task = Task(task.name or found.name, found.train, found.test, found.text, found.label)
+    check_vocabulary(tokenizer, vocab_size, model)
+    reader = Reader(tokenizer, length, mask=mask, vocab_size=vocab_size, model=model)
+    train = _read(task, task.train, reader, max_train, seed)
+    test = _read(task, task.test, reader, max_test, seed)
+    classes = _sorted(set(train.labels))
+    for part in (train, test):
+        if len(set(part.labels)) < 2:
+            raise DataError(
+                f"two classes or more in column {task.label!r} of {part.spec!r}",
+                f"all of {len(part.labels)} examples have the label {part.labels[0]!r}",
+                "Name the column of the classes (label =), and data that are labelled: on the hub a "
+                "test split often is not. If the examples are few, raise max_train or max_test.",
+            )
+    if extra := _sorted(set(test.labels) - set(classes)):
+        raise DataError(
+            f"the classes of {task.test!r} among those of {task.train!r}",
+            f"{', '.join(map(repr, extra[:8]))} only in the test examples; "
+            f"train has {', '.join(map(repr, classes[:8]))}",
+            "Raise max_train, or leave examples of these classes out of the test data.",
+        )
+    return train.labelled(task.name, classes), test.labelled(task.name, classes)
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """Examples as read: sequence i of ``stream`` has ``labels[i]``."""
+
+    spec: str
+    stream: TokenStream
+    labels: Sequence[str]
+    n_dropped: int
+
+    def labelled(self, name: str, classes: Sequence[str]) -> LabelledText:
+        number = {label: i for i, label in enumerate(classes)}
+        labels = np.array([number[label] for label in self.labels], dtype=np.int64)
+        digest = hashlib.sha256("\0".join([self.stream.digest, *classes]).encode())
+        digest.update(labels.astype("<i8").tobytes())
+        return LabelledText(
+            name, self.stream, labels, tuple(classes), self.n_dropped, digest.hexdigest()
+        )
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Texts in memory, one document each."""
+
+    texts: Sequence[str]
+    source: Mapping[str, Any]
+
+    def read(self) -> Iterator[Piece]:
+        # what follows the first block is past any context
+        return (Piece(text[:BLOCK_CHARS]) for text in self.texts)
+
+    def describe(self) -> dict[str, Any]:
+        return dict(self.source)
+
+
+def _read(task: Task, spec: str, reader: Reader, limit: int, seed: int) -> _Examples:
+    """The drawn examples of one spec, without those that have nothing to read."""
+    source = open_documents(spec)
+    examples, n_rows = _drawn(source, task, spec, limit, seed)
+    drawn = {"text": task.text, "label": task.label, "n_rows": n_rows, "limit": limit, "seed": seed}
+    texts = _Texts([text for text, _ in examples], {**source.describe(), **drawn})
+    rows = [
+        (row, label)
+        for row, (_, label) in zip(reader.each(texts), examples, strict=True)
+        if len(row.ids) > 1 and row.counted.any()
+    ]
+    if not rows:
+        raise DataError(
+            f"texts of two tokens or more in column {task.text!r} of {spec!r}",
+            f"none among {len(examples)} examples",
+            "Name the column that holds the text: text = of the task.",
+        )
+    kept = [row for row, _ in rows]
+    stream = reader.stream(lambda: iter(kept), texts.describe(), documents=lambda: len(kept))
+    return _Examples(spec, stream, [label for _, label in rows], len(examples) - len(rows))
+
+
+def _drawn(source: Any, task: Task, spec: str, limit: int, seed: int) -> tuple[list[Example], int]:
+    """At most ``limit`` examples in the order that the seed gives, and how many there are.
+
+    Local files are read twice, so that only drawn texts are held.
+    """
+    names = (task.text, task.label)
+    if isinstance(source, HubDocuments):
+        table = source.whole()
+        wanted(table.column_names, names=names, where=spec)
+        n_rows = len(table)
+        chosen = _order(n_rows, seed, spec)[:limit]
+        rows = ((row[task.text], row[task.label]) for row in table.select(chosen))
+        return [_example(row, i, spec) for i, row in zip(chosen, rows, strict=True)], n_rows
+    n_rows = sum(1 for _ in source.rows(names))
+    place = {int(row): i for i, row in enumerate(_order(n_rows, seed, spec)[:limit])}
+    found: dict[int, Example] = {}
+    for number, row in enumerate(source.rows(names)):
+        if number in place:
+            found[place[number]] = _example(row, number, spec)
+    return [found[i] for i in range(len(place))], n_rows
+
+
+def _order(n_rows: int, seed: int, spec: str) -> np.ndarray:
+    if not n_rows:
+        raise DataError(f"examples in {spec!r}", "no row at all", "Check the file.")
+    return np.random.default_rng(seed).permutation(n_rows)
+
+
+def _example(row: tuple[Any, ...], number: int, spec: str) -> Example:
+    """A text and its label as text; an empty cell is an empty text."""
+    where = f"row {number + 1} of {spec!r}"
+    if len(row) != 2:
+        raise DataError(
+            f"text and label in {where}", "a row without columns", "Write one object per row."
+        )
+    text, label = row
+    if text is not None and not isinstance(text, str):
+        raise DataError(
+            f"a text in {where}",
+            f"a {type(text).__name__}",
+            "Name the column that holds the text: text = of the task.",
+        )
+    if isinstance(label, float) and label.is_integer():  # tables with empty cells hold such numbers
+        label = int(label)
+    if not isinstance(label, int | str) or label == "":
+        raise DataError(
+            f"a label in {where}",
+            "none" if label is None or label == "" else f"{label!r:.40}, a {type(label).__name__}",
+            "Label every row with a text or a whole number, or name another column: label =.",
+        )
+    return text or "", str(label)
+
+
+def _sorted(labels: set[str]) -> list[str]:
+    """Labels by value where all are whole numbers, else by their text."""
+    try:
+        return sorted(labels, key=lambda label: (int(label), label))
+    except ValueError:
+        return sorted(labels)

@@ -1,0 +1,181 @@
+"""Fake features of a run: how often latents fire on random text, beside the run's own text as control.
+
+The run's own text is counted in the pass that everything shares, where its sequences are as long as the
+random ones. Each other text is one further pass for all checkpoints together: ids drawn uniformly, ids drawn
+with the frequencies of the real text, and real sequences with their tokens permuted. A pass stops at the
+last site, and nothing is decoded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from saebench.data import TokenStream
+from saebench.evals.fake_features import FakeFeaturesEval
+from saebench.measure.fake_features_texts import CONFIGURED, METRICS, REAL, Plan, texts
+from saebench.measure.jobs import Pass, calls
+from saebench.measure.progress import watched
+from saebench.measure.records import identity as model_identity
+from saebench.measure.records import make_record
+from saebench.measure.run import SEED, Run, Target
+from saebench.metrics.fake_features import results
+from saebench.metrics.fake_features.counting import N_GROUPS
+from saebench.metrics.fake_features.thresholds import RESOLUTION
+from saebench.passes import Calibration, PassRequest, Stack, run_pass
+from saebench.passes.requests import SubjectObserver
+from saebench.record import Measurement, Record
+
+PART = "fake_features"
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """The protocol, and the digests of texts that do not follow from the run's own and the protocol."""
+    return Plan.of(run).identity(run)
+
+
+@dataclass
+class Findings:
+    """What was found on one checkpoint so far; ``thresholds`` are relative ones, by latent."""
+
+    real: results.Real
+    thresholds: Tensor | None
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class FakeFeaturesJob:
+    """Fake features of every target, with their controls."""
+
+    def __init__(self, run: Run, targets: Sequence[Target]) -> None:
+        self.targets = targets
+        self.subjects = [run.subject(target) for target in targets]
+        self.device = run.models[0].device
+        self.plan = Plan.of(run)
+        self.real = self._observers(REAL, {}) if self.plan.rides else {}
+        self.site_observers: Mapping[Stack, Sequence[Any]] = {}
+
+    @property
+    def subject_observers(self) -> Mapping[str, Sequence[SubjectObserver]]:
+        """The control on real text, where the run's own text serves."""
+        return {name: [item] for name, item in self.real.items()}
+
+    def finish(self, run: Run, done: Pass) -> Iterator[Record]:
+        """Read the other texts, then make the records."""
+        before, started = calls(run.models), time.perf_counter()
+        real, control = self.real, self.plan.control(run)
+        if not self.plan.rides:
+            real = self._observers(REAL, {})
+            self._read(run, control, real, done.calibration)
+        found = {name: self._on_real(item) for name, item in real.items()}
+        described = {REAL: control.describe()}
+        for text, stream in texts(run, self.plan, control):
+            thresholds = {name: item.thresholds for name, item in found.items()}
+            observers = self._observers(text, thresholds)
+            self._read(run, stream, observers, done.calibration)
+            described[text] = stream.describe()
+            for name, item in observers.items():
+                self._collect(text, item, found[name])
+        passes, seconds = calls(run.models) - before, time.perf_counter() - started
+        known = identity(run)
+        for target, subject in zip(self.targets, self.subjects, strict=True):
+            one = found[target.name]
+            yield make_record(
+                run.key(target, PART, known),
+                target,
+                subject,
+                one.measurements,
+                part=PART,
+                details={PART: self._details(one, described)},
+                model=model_identity(run.models),
+                data=run.stream.describe(),
+                policy={
+                    **run.policy,
+                    "calibration_tokens": done.calibration.n_tokens,
+                    "resampling": f"sequences, in at most {N_GROUPS} groups",
+                },
+                passes=dict(passes),
+                seconds=seconds,
+                calibration=done.calibration,
+            )
+
+    def _observers(
+        self, text: str, thresholds: Mapping[str, Tensor | None]
+    ) -> dict[str, FakeFeaturesEval]:
+        protocols = self.plan.protocols_on(text)
+        return {
+            subject.name: FakeFeaturesEval(
+                protocols,
+                subject.sae.cfg.d_sae,
+                self.device,
+                grouped=self.plan.resampled_on(text),
+                thresholds=thresholds.get(subject.name),
+                quantiles=text == REAL and self.plan.protocol.relative,
+            )
+            for subject in self.subjects
+        }
+
+    def _read(
+        self,
+        run: Run,
+        stream: TokenStream,
+        observers: Mapping[str, FakeFeaturesEval],
+        calibration: Calibration,
+    ) -> None:
+        """One pass over a text for all targets."""
+        fed = {name: [item] for name, item in observers.items()}
+        batches = watched(
+            stream.batches(run.config.batch_size), stream.n_sequences, len(self.subjects)
+        )
+        run_pass(run.models, batches, PassRequest(self.subjects, {}, fed), calibration=calibration)
+
+    def _on_real(self, item: FakeFeaturesEval) -> Findings:
+        real = results.Real.of(item.sums)
+        found = Findings(real, None)
+        if item.quantiles is not None:
+            found.thresholds = item.quantiles.thresholds(self.plan.protocol.threshold)
+        found.rows += results.table_rows(REAL, item.sums, real)
+        return found
+
+    def _collect(self, text: str, item: FakeFeaturesEval, found: Findings) -> None:
+        """Add what one text says of one checkpoint."""
+        found.rows += results.table_rows(text, item.sums, found.real)
+        for protocol in self.plan.resampled_on(text):
+            found.measurements |= results.measure(
+                METRICS["" if protocol == CONFIGURED else text, protocol],
+                item.sums.counts[protocol],
+                item.sums,
+                found.real,
+                requested=self.plan.requested(text, protocol),
+                seed=SEED,
+            )
+        if text == "uniform":
+            found.details["rate_ratio"] = results.rate_ratios(item.sums, found.real)
+            found.details["top"] = results.top_latents(item.sums.counts["token"], found.real)
+        if found.thresholds is not None and text == self.plan.configured_on:
+            found.details["without_threshold"] = results.without_threshold(
+                found.thresholds, item.sums, self.plan.protocol
+            )
+
+    def _details(self, found: Findings, described: Mapping[str, Any]) -> dict[str, Any]:
+        relative = {"relative_threshold": RESOLUTION} if found.thresholds is not None else {}
+        return {
+            "protocols": {name: one.to_json() for name, one in self.plan.protocols.items()},
+            "length": self.plan.length,
+            "alive": {
+                "n": int(found.real.alive.sum()),
+                "of": len(found.real.fired),
+                "rule": "a code that is not zero on a counted token of the real text",
+                "n_tokens": found.real.sums.n_tokens,
+                "n_sequences": found.real.sums.n_sequences,
+            },
+            "texts": dict(described),
+            "table": found.rows,
+            **found.details,
+            **relative,
+        }

@@ -1,0 +1,107 @@
+"""What a card says of measurements on other texts: fake features, and probes on labelled text. Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from saebench.record import Record
+from saebench.report import escape
+from saebench.report.digits import count, number
+from saebench.report.table import markdown_grid
+
+TEXTS = {
+    "real": "the run's own text",
+    "uniform": "ids drawn uniformly",
+    "unigram": "ids as frequent as in the text",
+    "shuffled": "the text, its tokens permuted",
+    "configured": "as configured",
+}
+ARMS = (
+    ("baseline", "Activations"),
+    ("latents", "Latents"),
+    ("reconstruction", "Reconstruction"),
+)
+
+
+def fake_features(record: Record) -> str:
+    """A table of how many latents fire on which text, under each rule; empty without the part."""
+    found = record.details.get("fake_features", {})
+    if not found.get("table"):
+        return ""
+    protocols = found.get("protocols", {})
+    rows = [
+        [
+            escape.markdown_text(TEXTS.get(str(row.get("text")), row.get("text"))),
+            _rule(protocols.get(row.get("protocol"), {})),
+            count(row.get("n_units") or 0),
+            _number(row.get("mean_share")),
+            count(row.get("fake") or 0),
+            _number(row.get("fake_over_latents")),
+            _number(row.get("fake_over_alive")),
+        ]
+        for row in found["table"]
+    ]
+    header = ["Text", "Fires where", "Units", "Mean share", "Above", "of all", "of the alive"]
+    table = markdown_grid(header, rows, right=range(2, len(header)))
+    length = f", {count(found['length'])} tokens long" if found.get("length") else ""
+    return (
+        f"Latents above the limit on random text{length}, and on real text as the control: a latent that "
+        f"fires often on both is dense, not fake.\n\n{table}"
+    )
+
+
+def probing(record: Record) -> str:
+    """A table of probe scores by task; empty without the part."""
+    found = record.details.get("probing", {})
+    tasks = found.get("tasks") or {}
+    if not tasks:
+        return ""
+    rows = [_task(name, task) for name, task in tasks.items()]
+    header = ["Task", "Classes", "Train", "Test", "Commonest class", *(title for _, title in ARMS)]
+    table = markdown_grid(header, rows, right=range(1, len(header)))
+    asked = found.get("protocol", {})
+    how = f"{asked.get('classifier', 'linear')} probes on {asked.get('pooling', 'pooled')} pooling"
+    return (
+        f"Accuracy / macro-F1 on test texts, {escape.markdown_text(how.replace('_', ' '))}; a probe "
+        f"that gives all texts one class is marked as collapsed.\n\n{table}"
+    )
+
+
+def _task(name: str, task: Mapping[str, Any]) -> list[str]:
+    arms = task.get("arms", {})
+    return [
+        escape.code_span(name, cell=True),
+        count(len(task.get("classes", ()))),
+        count(task.get("n_train") or 0),
+        count(task.get("n_test") or 0),
+        _scores(task.get("majority", {})),
+        *(_scores(arms.get(arm, {})) for arm, _ in ARMS),
+    ]
+
+
+def _scores(scores: Mapping[str, Any]) -> str:
+    """``0.81 / 0.80``, and whether the probe collapsed."""
+    if scores.get("accuracy") is None:
+        return "–"
+    text = f"{_number(scores['accuracy'])} / {_number(scores.get('macro_f1'))}"
+    return f"{text} (**collapsed**)" if scores.get("collapsed") else text
+
+
+def _rule(protocol: Mapping[str, Any]) -> str:
+    """When a latent counts, in words."""
+    if not protocol:
+        return "–"
+    threshold = _number(protocol.get("threshold"))
+    at = f"its own {threshold} quantile" if protocol.get("relative") else threshold
+    code = "code"
+    if protocol.get("unit") == "sequence":
+        code = {"sum": "sum of codes", "max": "largest code"}.get(
+            str(protocol.get("aggregate")), "any code"
+        )
+    unit = escape.markdown_text(protocol.get("unit"))
+    return f"{code} > {at} on > {_number(100 * float(protocol.get('share') or 0))} % of {unit}s"
+
+
+def _number(value: object) -> str:
+    return number(float(value)) if isinstance(value, int | float) else "–"
