@@ -13,7 +13,7 @@ from saebench.codes import SparseCodes
 from saebench.config import load_config
 from saebench.errors import ConfigError
 from saebench.evals.seeds import CodeSample, FiringCounts
-from saebench.evals.seeds_directions import directions, units, why_none
+from saebench.evals.seeds.directions import directions, units, why_none
 from saebench.measure import prepare
 from saebench.measure.jobs import run_jobs
 from saebench.measure.run import Target
@@ -190,7 +190,7 @@ class TestDirections:
             assert directions(one, "decoder") is not None
 
     def test_vectors_that_would_not_fit_are_not_made(self, monkeypatch):
-        monkeypatch.setattr("saebench.evals.seeds_directions.MAX_WEIGHTS", M * D - 1)
+        monkeypatch.setattr("saebench.evals.seeds.directions.MAX_WEIGHTS", M * D - 1)
         assert directions(sae(), "decoder") is None
         assert "too many" in why_none(sae(), "decoder")
 

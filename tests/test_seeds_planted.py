@@ -22,7 +22,7 @@ from saebench.evals.seeds import (
     SeedsEval,
     jackknife_over_checkpoints,
 )
-from saebench.evals.seeds_pair import compare_side
+from saebench.evals.seeds.pair import compare_side
 from saebench.passes import SubjectView
 from saebench.protocols import SeedsProtocol
 from saebench.sae import SAE, SAEConfig

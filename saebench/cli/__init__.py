@@ -1,4 +1,4 @@
-"""The command line: ``saebench demo | run | inspect | train | card | plan``.
+"""The command line: ``saebench demo | run | inspect | train | generate | card | compare | plan``.
 
 ``parser`` declares the commands, ``commands`` does what they say.
 """

@@ -21,6 +21,8 @@ examples:
   saebench run saes/a --model gpt2 --data texts.jsonl  measure, gate, write the card
   saebench plan saes/ --model gpt2 --data texts.jsonl  what a run would do, and how long it takes
   saebench train recipe.toml                           make a checkpoint
+  saebench generate gpt2 --tokens 1_000_000 --out own  text that the model samples itself, as data
+  saebench compare reports/a                           groups of checkpoints (seeds) against each other
   saebench card reports/a -o README.md                 write the card again from its records
 
 exit codes are pytest's: 0 all gates passed, 1 some failed, 2 interrupted, 4 usage (also: nothing measured)
@@ -33,6 +35,9 @@ examples:
   saebench run saes/a --model m --data d --gate 'fve >= 0.8' --gate 'l0 = 60..70' --confidence
   saebench run sae.npz --model m --data d --set k=32             what the files leave open
   saebench run sae.npz --model m --data d --map encoder=W_up     which tensor is which
+  saebench run saes/ --model m --data d --suite seeds --group 'topk=topk-s*'     seeds against each other
+  saebench run saes/a --model m --data d --suite fake_features --fake unit=sequence
+  saebench run saes/a --model m --data d --suite probing --task sst2 --task labelled/part
   saebench run --config saebench.toml -- -k fve -n 2             what follows -- goes to pytest
 
 Running again with other limits measures nothing again: records are kept in OUT/records.

@@ -8,8 +8,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-from saebench.evals.seeds_codes import CodeSample, FiringCounts
-from saebench.evals.seeds_pair import Member, compare
+from saebench.evals.seeds.pair import Member, compare
 from saebench.matching import chance_floor
 from saebench.metrics.catalogue.seeds import SEEDS
 from saebench.metrics.definitions import definition
@@ -17,8 +16,6 @@ from saebench.metrics.estimates import estimate
 from saebench.protocols import SeedsProtocol
 from saebench.record import Measurement
 from saebench.stats import Interval, jackknife
-
-__all__ = ["CodeSample", "FiringCounts", "Member", "SeedsEval", "jackknife_over_checkpoints"]
 
 Pair = Mapping[str, Any]
 ONE_PAIR = "two checkpoints make one pair"

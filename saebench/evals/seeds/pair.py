@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from saebench.evals.seeds_codes import CodeSample, FiringCounts
-from saebench.evals.seeds_directions import SIDES, Side, directions, units, why_none
+from saebench.evals.seeds.codes import CodeSample, FiringCounts
+from saebench.evals.seeds.directions import SIDES, Side, directions, units, why_none
 from saebench.matching import Matching, cosine_histogram, match_directions
 from saebench.matching.functional import (
     MIN_TOKENS,
