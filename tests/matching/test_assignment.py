@@ -72,7 +72,10 @@ def with_zeros(m, d):
 DICTIONARIES = {
     "half shared": half_shared(300, 24),
     "independent": (gaussian(300, 24), gaussian(300, 24, 1)),
-    "permuted and noisy": (gaussian(300, 24), gaussian(300, 24).flip(0) + 0.1 * gaussian(300, 24, 1)),
+    "permuted and noisy": (
+        gaussian(300, 24),
+        gaussian(300, 24).flip(0) + 0.1 * gaussian(300, 24, 1),
+    ),
     "sign flipped": (gaussian(300, 24), -gaussian(300, 24).flip(0)),
     "duplicates": with_duplicates(200, 24),
     "zero rows": with_zeros(300, 24),
@@ -130,7 +133,10 @@ def test_a_permuted_copy_is_matched_back_exactly(dense_up_to):
 def test_any_small_dictionaries_with_ties(m_a, m_b, d, seed, levels, absolute, candidates):
     a, b = gaussian(m_a, d, seed), gaussian(m_b, d, seed + 1)
     if levels:  # few distinct directions, zero rows among them
-        a, b = (a * levels).round().clamp(-levels, levels), (b * levels).round().clamp(-levels, levels)
+        a, b = (
+            (a * levels).round().clamp(-levels, levels),
+            (b * levels).round().clamp(-levels, levels),
+        )
     found = match_directions(a, b, absolute=absolute, dense_up_to=0, candidates=candidates)
     is_right(found, cosines(a, b), absolute)
 
