@@ -144,6 +144,8 @@ def test_independent_dictionaries_sit_on_the_chance_floor():
     found = values(a, b)
     assert found["matched_cosine_decoder"] == pytest.approx(0.335, abs=0.01)
     assert found["matched_cosine_decoder"] == pytest.approx(found["matched_cosine_floor"], abs=0.01)
+    above = found["matched_cosine_decoder"] - found["matched_cosine_floor"]
+    assert found["matched_cosine_above_floor"] == pytest.approx(above, abs=1e-12)
     assert found["matched_abs_cosine_decoder"] == pytest.approx(0.357, abs=0.01)
     assert found["shared_decoder"] == found["shared_floor"] == 0
 

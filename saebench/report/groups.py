@@ -47,7 +47,9 @@ def group_section(group: Record, verdicts: Sequence[Verdict]) -> str:
     pairs = group.details.get("seeds", {}).get("pairs", ())
     if pairs:
         columns = [
-            (title, path) for title, path in PAIR_COLUMNS if any(_at(p, path) for p in pairs)
+            (title, path)
+            for title, path in PAIR_COLUMNS
+            if any(_at(p, path) is not None for p in pairs)
         ]
         rows = [
             [
