@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from saebench.config import Config, GroupSpec
 from saebench.config.parts import groups_by_seed
 from saebench.errors import ConfigError
+from saebench.protocols import Group
 
 NEEDED = 2  # checkpoints that make a pair
 
@@ -20,20 +21,24 @@ def groups_of(
     Those configured or, where none is, checkpoints whose names differ in a seed only. Raises
     :class:`ConfigError` where there is none, one has a single member, or goes by a checkpoint's name.
     """
-    specs = config.groups or tuple(GroupSpec(group) for group in groups_by_seed(names))
-    if not specs:
+    if not config.groups:
+        found = groups_by_seed(names)
+        if found:
+            return {
+                name: (GroupSpec(Group(name, members)), members) for name, members in found.items()
+            }
         raise ConfigError(
             "groups of checkpoints that differ in their seed",
             f"no group is configured, and no two names differ in a seed only: {', '.join(names)}",
             "Name them: --group 'topk=topk-*', or [[group]] with name and saes in saebench.toml.",
         )
-    found = {}
-    for spec in specs:
+    groups = {}
+    for spec in config.groups:
         patterns = spec.group.saes
-        members = tuple(n for n in names if any(fnmatchcase(n, p) for p in patterns))
+        members = tuple(n for n in names if any(n == p or fnmatchcase(n, p) for p in patterns))
         _check(spec.group.name, patterns, members, names)
-        found[spec.group.name] = (spec, members)
-    return found
+        groups[spec.group.name] = (spec, members)
+    return groups
 
 
 def _check(

@@ -114,14 +114,21 @@ def parse_group(data: object, number: int, where: str) -> tuple[Group, Any]:
 _GROUP_KEYS = tuple(item.name for item in fields(Group))
 
 
-def groups_by_seed(names: Sequence[str]) -> tuple[Group, ...]:
-    """Groups of checkpoints whose names differ in a seed only: ``topk-s0`` and ``topk-s1``."""
+def groups_by_seed(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Checkpoints whose names differ in a seed only, ``topk-s0`` and ``topk-s1``, by the name of the group.
+
+    That is what the names share or, where a checkpoint goes by it, the same with ``-seeds``.
+    """
     found: dict[str, list[str]] = {}
     for name in names:
         short = _SEED.sub("", name)
         if short and short != name:
             found.setdefault(short, []).append(name)
-    return tuple(Group(short, tuple(members)) for short, members in found.items() if members[1:])
+    return {
+        f"{short}-seeds" if short in names else short: tuple(members)
+        for short, members in found.items()
+        if members[1:]
+    }
 
 
 def _value(table: Table, name: str, hint: Any) -> Any:

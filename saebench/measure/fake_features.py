@@ -81,6 +81,7 @@ class FakeFeaturesJob:
             described[text] = stream.describe()
             for name, item in observers.items():
                 self._collect(text, item, found[name])
+            del observers, item  # before the next text's are made
         passes, seconds = calls(run.models) - before, time.perf_counter() - started
         known = identity(run)
         for target, subject in zip(self.targets, self.subjects, strict=True):
@@ -139,6 +140,7 @@ class FakeFeaturesJob:
         found = Findings(real, None)
         if item.quantiles is not None:
             found.thresholds = item.quantiles.thresholds(self.plan.protocol.threshold)
+            item.quantiles = None  # a table of every latent's codes, needed no more
         found.rows += results.table_rows(REAL, item.sums, real)
         return found
 

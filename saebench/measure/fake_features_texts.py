@@ -11,7 +11,13 @@ from saebench.data.random_ids import random_stream, unigram_probabilities
 from saebench.data.shuffled import shuffled_stream
 from saebench.errors import ConfigError
 from saebench.measure.run import Run
-from saebench.metrics.fake_features.counting import SEQUENCE, TOKEN, check_protocol, same_rule
+from saebench.metrics.fake_features.counting import (
+    SEQUENCE,
+    TOKEN,
+    check_protocol,
+    normalised,
+    same_rule,
+)
 from saebench.protocols import FakeProtocol
 
 REAL = "real"
@@ -108,14 +114,19 @@ class Plan:
         """The first sequences of the run's text, cut to this length."""
         data = run.config.data
         assert data is not None  # checked when the run was prepared
+        most = n_sequences if data.n_sequences is None else min(n_sequences, data.n_sequences)
         return run.open(
-            data.spec, context_size=self.length, n_sequences=n_sequences, pack=data.pack
+            data.spec,
+            context_size=self.length,
+            n_sequences=most,
+            n_tokens=data.n_tokens,
+            pack=data.pack,
         )
 
     def identity(self, run: Run) -> dict[str, Any]:
         """JSON values that tell one plan from another."""
         found: dict[str, Any] = {
-            "fake_features": self.protocol.to_json(),
+            "fake_features": normalised(self.protocol).to_json(),
             "random": self.random(run, special=True, bos=True).digest,
         }
         return found if self.rides else {**found, "real": self.control(run).digest}

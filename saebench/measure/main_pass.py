@@ -10,57 +10,74 @@ from saebench.evals.reconstruction import transcoder_baseline
 from saebench.measure.jobs import Pass
 from saebench.measure.records import identity as model_identity
 from saebench.measure.records import make_record
-from saebench.measure.run import SEED, Run, Target, families
-from saebench.passes import Stack, Subject, SubjectObserver
+from saebench.measure.run import SEED, Run, Target
+from saebench.passes import SiteObserver, Stack, Subject, SubjectObserver
 from saebench.record import Measurement, Record
+
+PREDICTIONS, ACTIVATIONS, CODES = "predictions", "activations", "codes"
+LEVELS = (PREDICTIONS, ACTIVATIONS, CODES)  # each observes all that the next one does
+
+
+def level(run: Run) -> str:
+    """How much has to be observed for the suites asked for."""
+    if "reconstruction" in run.config.suites:
+        return PREDICTIONS
+    return ACTIVATIONS if set(run.config.suites) & {"sparsity", "dead_latents"} else CODES
 
 
 def identity(run: Run) -> Mapping[str, Any]:
-    """Which families of metrics are observed."""
-    return {"suites": sorted(families(run.config))}
+    """What is observed."""
+    return {"observed": level(run)}
+
+
+def keys(run: Run) -> dict[str, str]:
+    """The key of each target's record: of one that observed more, where it is there."""
+    enough = LEVELS[: LEVELS.index(level(run)) + 1]
+    found = {}
+    for target in run.targets:
+        known = [run.key(target, "", {"observed": one}) for one in enough]
+        stored = (key for key in known if run.store.read(key) is not None)
+        found[target.name] = next(stored, known[-1])
+    return found
 
 
 class MainJob:
-    """Reconstruction, predictions, sparsity and dead latents of every target."""
+    """Firings of every target and, as far as suites ask for it, reconstruction and predictions."""
 
     def __init__(self, run: Run, targets: Sequence[Target]) -> None:
         self.targets = targets
         self.subjects = [run.subject(target) for target in targets]
-        device = run.models[0].device
-        predictions = "reconstruction" in families(run.config)
-        self.sites = {subject.writes: SiteEval(subject.writes) for subject in self.subjects}
+        device, asked = run.models[0].device, level(run)
         self.firing = {s.name: SparsityEval(s.sae.cfg.d_sae, device) for s in self.subjects}
+        rebuilt = self.subjects if asked != CODES else []
+        self.sites = {subject.writes: SiteEval(subject.writes) for subject in rebuilt}
         self.rebuilt = {
             s.name: ReconstructionEval(
-                self.sites[s.writes], s.sae.cfg.width_out, predictions=predictions
+                self.sites[s.writes], s.sae.cfg.width_out, predictions=asked == PREDICTIONS
             )
-            for s in self.subjects
+            for s in rebuilt
         }
 
     @property
-    def site_observers(self) -> Mapping[Stack, Sequence[SiteEval]]:
+    def site_observers(self) -> Mapping[Stack, Sequence[SiteObserver]]:
         """Sums over each stack that is written."""
         return {stack: [item] for stack, item in self.sites.items()}
 
     @property
     def subject_observers(self) -> Mapping[str, Sequence[SubjectObserver]]:
         """Errors and firings of each checkpoint."""
-        return {s.name: [self.rebuilt[s.name], self.firing[s.name]] for s in self.subjects}
+        parts: tuple[Mapping[str, SubjectObserver], ...] = (self.rebuilt, self.firing)
+        return {s.name: [part[s.name] for part in parts if s.name in part] for s in self.subjects}
 
     def finish(self, run: Run, done: Pass) -> Iterator[Record]:
         """The records of the targets."""
-        n_sequences = run.stream.n_sequences or 0
         for target, subject in zip(self.targets, self.subjects, strict=True):
-            firing, site = self.firing[target.name], self.sites[subject.writes]
-            found = self.rebuilt[target.name].measurements(n_sequences=n_sequences, seed=SEED)
-            found |= firing.measurements(n_sequences=n_sequences, seed=SEED)
-            found |= _baselines(subject, site, found["l0@1"].value, n_sequences)
             yield make_record(
                 run.key(target, "", identity(run)),
                 target,
                 subject,
-                found,
-                curves=firing.curves(),
+                self._measurements(subject, run.stream.n_sequences or 0),
+                curves=self.firing[target.name].curves(),
                 model=model_identity(run.models),
                 data=run.stream.describe(),
                 policy={**run.policy, "calibration_tokens": done.calibration.n_tokens},
@@ -68,6 +85,16 @@ class MainJob:
                 seconds=done.seconds,
                 calibration=done.calibration,
             )
+
+    def _measurements(self, subject: Subject, n_sequences: int) -> dict[str, Measurement]:
+        found: dict[str, Measurement] = {}
+        if subject.name in self.rebuilt:
+            found |= self.rebuilt[subject.name].measurements(n_sequences=n_sequences, seed=SEED)
+        found |= self.firing[subject.name].measurements(n_sequences=n_sequences, seed=SEED)
+        if subject.name in self.rebuilt:
+            site = self.sites[subject.writes]
+            found |= _baselines(subject, site, found["l0@1"].value, n_sequences)
+        return found
 
 
 def _baselines(

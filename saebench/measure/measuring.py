@@ -13,7 +13,16 @@ from saebench.measure.run import Run, Target, prepare
 from saebench.record import Record, united
 from saebench.store import RecordStore
 
-MAIN = Part("", main_pass.identity, main_pass.MainJob)
+
+class MainPart(Part):
+    """The part on the run's own text, for which a record that observed more will do."""
+
+    def keys(self, run: Run) -> dict[str, str]:
+        """The key of the record of each target."""
+        return main_pass.keys(run)
+
+
+MAIN = MainPart("", main_pass.identity, main_pass.MainJob)
 # the parts that run only where their suite is asked for
 BY_SUITE = {
     "fake_features": Part("fake_features", fake_features.identity, fake_features.FakeFeaturesJob),

@@ -253,9 +253,3 @@ def policy() -> dict[str, Any]:
         "seed": SEED,
         "sae_dtype": "float32",
     }
-
-
-def families(config: Config) -> set[str]:
-    """What the suites asked for have to observe."""
-    families = {"reconstruction": "reconstruction", "sparsity": "firing", "dead_latents": "firing"}
-    return {families[suite] for suite in config.suites if suite in families}

@@ -33,8 +33,8 @@ def identity(run: Run) -> dict[str, Any]:
 
 
 def group_key(run: Run, name: str, targets: Sequence[Target]) -> str:
-    """The key of a group's record: its members with their names, and what all keys hold."""
-    members = [[target.name, contract(target.checkpoint)] for target in targets]
+    """The key of a group's record: its members with their names, in any order, and what all keys hold."""
+    members = {target.name: contract(target.checkpoint) for target in targets}
     return record_key(
         checkpoint={"group": name, "members": members}, **run.common(PART, identity(run))
     )

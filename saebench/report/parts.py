@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saebench.record import Record
@@ -26,25 +26,26 @@ ARMS = (
 
 def fake_features(record: Record) -> str:
     """A table of how many latents fire on which text, under each rule; empty without the part."""
-    found = record.details.get("fake_features", {})
-    if not found.get("table"):
+    found = _mapping(record.details.get("fake_features"))
+    table_rows = [row for row in _items(found.get("table")) if isinstance(row, Mapping)]
+    if not table_rows:
         return ""
-    protocols = found.get("protocols", {})
+    protocols = _mapping(found.get("protocols"))
     rows = [
         [
             escape.markdown_text(TEXTS.get(str(row.get("text")), row.get("text"))),
-            _rule(protocols.get(row.get("protocol"), {})),
-            count(row.get("n_units") or 0),
+            _rule(_mapping(protocols.get(str(row.get("protocol"))))),
+            _count(row.get("n_units")),
             _number(row.get("mean_share")),
-            count(row.get("fake") or 0),
+            _count(row.get("fake")),
             _number(row.get("fake_over_latents")),
             _number(row.get("fake_over_alive")),
         ]
-        for row in found["table"]
+        for row in table_rows
     ]
     header = ["Text", "Fires where", "Units", "Mean share", "Above", "of all", "of the alive"]
     table = markdown_grid(header, rows, right=range(2, len(header)))
-    length = f", {count(found['length'])} tokens long" if found.get("length") else ""
+    length = f", {_count(found['length'])} tokens long" if found.get("length") else ""
     return (
         f"Latents above the limit on random text{length}, and on real text as the control: a latent that "
         f"fires often on both is dense, not fake.\n\n{table}"
@@ -53,14 +54,14 @@ def fake_features(record: Record) -> str:
 
 def probing(record: Record) -> str:
     """A table of probe scores by task; empty without the part."""
-    found = record.details.get("probing", {})
-    tasks = found.get("tasks") or {}
+    found = _mapping(record.details.get("probing"))
+    tasks = _mapping(found.get("tasks"))
     if not tasks:
         return ""
-    rows = [_task(name, task) for name, task in tasks.items()]
+    rows = [_task(name, _mapping(task)) for name, task in tasks.items()]
     header = ["Task", "Classes", "Train", "Test", "Commonest class", *(title for _, title in ARMS)]
     table = markdown_grid(header, rows, right=range(1, len(header)))
-    asked = found.get("protocol", {})
+    asked = _mapping(found.get("protocol"))
     how = f"{asked.get('classifier', 'linear')} probes on {asked.get('pooling', 'pooled')} pooling"
     return (
         f"Accuracy / macro-F1 on test texts, {escape.markdown_text(how.replace('_', ' '))}; a probe "
@@ -69,14 +70,14 @@ def probing(record: Record) -> str:
 
 
 def _task(name: str, task: Mapping[str, Any]) -> list[str]:
-    arms = task.get("arms", {})
+    arms = _mapping(task.get("arms"))
     return [
         escape.code_span(name, cell=True),
-        count(len(task.get("classes", ()))),
-        count(task.get("n_train") or 0),
-        count(task.get("n_test") or 0),
-        _scores(task.get("majority", {})),
-        *(_scores(arms.get(arm, {})) for arm, _ in ARMS),
+        count(len(_items(task.get("classes")))),
+        _count(task.get("n_train")),
+        _count(task.get("n_test")),
+        _scores(_mapping(task.get("majority"))),
+        *(_scores(_mapping(arms.get(arm))) for arm, _ in ARMS),
     ]
 
 
@@ -100,7 +101,22 @@ def _rule(protocol: Mapping[str, Any]) -> str:
             str(protocol.get("aggregate")), "any code"
         )
     unit = escape.markdown_text(protocol.get("unit"))
-    return f"{code} > {at} on > {_number(100 * float(protocol.get('share') or 0))} % of {unit}s"
+    share = protocol.get("share")
+    percent = _number(100 * share) if isinstance(share, int | float) else "–"
+    return f"{code} > {at} on > {percent} % of {unit}s"
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    """The table that should be there; an empty one where a stored report holds something else."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _items(value: object) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _count(value: object) -> str:
+    return count(value) if isinstance(value, int | float) else "–"
 
 
 def _number(value: object) -> str:

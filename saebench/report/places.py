@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 
+from saebench.data_specs import parse_spec, relocate
+from saebench.errors import DataError
 from saebench.record import Record
 
 HUB = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^:]+))?(?::(?P<path>.+))?")
 _ABSOLUTE = re.compile(r"(?:/|~|[A-Za-z]:[\\/]|\\\\)")
 _OUTSIDE = re.compile(rf"{_ABSOLUTE.pattern}|\.\.(?:[\\/]|$)")
+_WORD = re.compile(r"(?:unigram|shuffled|faithful):")
 _OPTION = re.compile(r"(?P<key>[\w.-]+=)?(?P<value>.*)", re.DOTALL)
 
 
@@ -30,9 +34,22 @@ def reference(record: Record) -> str:
 
 
 def portable(value: object) -> str:
-    """Text with an absolute path cut to its last name: other machines have other folders."""
+    """Text with an absolute path cut to its last name: other machines have other folders.
+
+    So are the paths inside a data spec such as ``shuffled:/data/heldout.jsonl``.
+    """
     text = str(value)
-    return (_last(text) or text) if _ABSOLUTE.match(text) else text
+    if _ABSOLUTE.match(text):
+        return _last(text) or text
+    return _inside(text, lambda path: portable(path)) if _WORD.match(text) else text
+
+
+def _inside(spec: str, path: Callable[[str], str]) -> str:
+    """A data spec with ``path`` applied to the files and models that it names."""
+    try:
+        return str(relocate(parse_spec(spec), path, path))
+    except DataError:
+        return spec
 
 
 def portable_command(command: str) -> tuple[str, bool]:
@@ -58,6 +75,8 @@ def _words(line: str) -> list[str]:
 
 def _placeholder(word: str) -> str:
     found = _OPTION.fullmatch(word)
+    if found is not None and _WORD.match(found["value"]):
+        return f"{found['key'] or ''}{_inside(found['value'], _placeholder)}"
     if found is None or not _OUTSIDE.match(found["value"]):
         return word
     last = _last(found["value"])

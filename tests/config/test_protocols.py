@@ -145,11 +145,12 @@ def test_a_wrong_option_is_refused(tmp_path, option):
         (["topk-s0", "batchtopk-s0"], {}),
         (["layer1", "layer2"], {}),
         (["saes1", "saes2"], {}),
+        (["a", "a-s0", "a-s1"], {"a-seeds": ("a-s0", "a-s1")}),
         (["topkseed1", "topkseed2"], {"topk": ("topkseed1", "topkseed2")}),
     ],
 )
 def test_names_that_differ_in_a_seed_only_make_a_group(names, groups):
-    assert {group.name: group.saes for group in groups_by_seed(names)} == groups
+    assert groups_by_seed(names) == groups
 
 
 def test_configured_groups_hold_the_names_that_match_their_patterns(tmp_path):
@@ -157,6 +158,12 @@ def test_configured_groups_hold_the_names_that_match_their_patterns(tmp_path):
     names = ("x-0", "x-1", "y-0", "y-1", "y-2")
     members = {name: found for name, (_, found) in groups_of(config, names).items()}
     assert members == {"a": ("x-0", "x-1"), "b": ("y-0", "y-2")}
+
+
+def test_names_are_no_patterns_where_no_group_is_configured(tmp_path):
+    names = ("t[a]-s0", "t[a]-s1", "a*-s0", "a*-s1", "axx-s0")
+    members = {name: found for name, (_, found) in groups_of(written(tmp_path, ""), names).items()}
+    assert members == {"t[a]": ("t[a]-s0", "t[a]-s1"), "a*": ("a*-s0", "a*-s1")}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What a card says of groups, of fake features and of probes."""
 
+import pytest
+
 from saebench.gates import Gate, judge_record, parse_limit
 from saebench.metrics.definitions import definition
 from saebench.record import Measurement, Record
@@ -150,3 +152,20 @@ def test_probes_are_a_row_for_each_task_with_collapsed_ones_marked():
 
 def test_without_the_parts_nothing_is_said():
     assert fake_features(make_record()) == probing(make_record()) == ""
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"fake_features": {"table": [{"text": "real", "protocol": "token", "fake": "many"}],
+                           "protocols": {"token": {"share": "abc", "unit": 3}}}},
+        {"fake_features": {"table": "rows"}},
+        {"fake_features": ["x"]},
+        {"probing": {"tasks": {"t": "x"}}},
+        {"probing": {"tasks": ["a"], "protocol": 3}},
+        {"probing": {"tasks": {"t": {"arms": [], "classes": 3, "n_train": "x"}}}},
+    ],
+)  # fmt: skip
+def test_a_stored_report_that_holds_something_else_is_shown_as_far_as_it_goes(details):
+    record = make_record(details=details)
+    assert isinstance(fake_features(record) + probing(record), str)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,9 +38,16 @@ def same_rule(a: FakeProtocol, b: FakeProtocol) -> bool:
     return _rule(a) == _rule(b)
 
 
+def normalised(protocol: FakeProtocol) -> FakeProtocol:
+    """The protocol in the one spelling of its rule: tokens have nothing to aggregate, any means max."""
+    if protocol.unit == "token":
+        return replace(protocol, aggregate="sum")
+    return replace(protocol, aggregate="sum" if protocol.aggregate == "sum" else "max")
+
+
 def _rule(protocol: FakeProtocol) -> tuple[object, ...]:
-    aggregate = "" if protocol.unit == "token" else protocol.aggregate.replace("any", "max")
-    return protocol.unit, aggregate, protocol.threshold, protocol.relative, protocol.share
+    own = normalised(protocol)
+    return own.unit, own.aggregate, own.threshold, own.relative, own.share
 
 
 def check_protocol(protocol: FakeProtocol) -> None:
