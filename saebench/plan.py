@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from saebench.config import Config, SAESpec, configured_gates
-from saebench.measure.measuring import MAIN, missing_targets
-from saebench.measure.run import prepare
+from saebench.measure.fake_features_texts import Plan
+from saebench.measure.main_pass import PREDICTIONS, level
+from saebench.measure.measuring import missing_targets, parts
+from saebench.measure.run import Run, Target, prepare
 from saebench.passes import Subject
 from saebench.sae import SAEConfig
 
@@ -19,7 +21,8 @@ TRIAL = 1024  # side of the matrix product that the machine's speed is read from
 def plan(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> str:
     """The plan as text. Opens checkpoints, model and data, and runs no batch."""
     run = prepare(config, entries)
-    missing = missing_targets(run, {"": MAIN.keys(run)}).get("", [])
+    lacking = missing_targets(run, {part.name: part.keys(run) for part in parts(config)})
+    missing = lacking.get("", [])
     stream, batch_size = run.stream, config.batch_size
     n_sequences, n_tokens = stream.n_sequences or 0, stream.n_tokens or 0
     lines = [
@@ -36,12 +39,14 @@ def plan(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> str:
             f"  {target.name}: {cfg.architecture} {cfg.d_in} → {cfg.d_sae} at {where(cfg)}, "
             f"{len(gates)} gates, {done}"
         )
+    lines += further(run, lacking)
     if not missing:
-        return "\n".join([*lines, "passes       none: every record is there"])
+        others = "only those on other texts" if lacking else "none: every record is there"
+        return "\n".join([*lines, f"passes       {others}"])
     subjects = [run.subject(target) for target in missing]
     written = {reading for subject in subjects for reading in subject.writes}
     splices = sum(len(subject.writes) for subject in subjects)
-    predictions = "reconstruction" in config.suites
+    predictions = level(run) == PREDICTIONS
     n_batches = -(-n_sequences // batch_size)
     n_models = len({reading.model for reading in written})
     suffixes = (n_models + 2 * len(written) + splices) * n_batches if predictions else 0
@@ -54,6 +59,23 @@ def plan(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> str:
     device = run.models[0].device
     seconds = work(subjects, parameters, n_tokens, predictions) / machine_speed(device)
     return "\n".join([*lines, f"estimate     about {shown(seconds)} for the matrix products"])
+
+
+def further(run: Run, lacking: Mapping[str, Sequence[Target]]) -> list[str]:
+    """What is read beside the run's own text, and compared."""
+    lines = []
+    if targets := lacking.get("fake_features"):
+        asked = Plan.of(run)
+        lines.append(
+            f"random text  for {len(targets)} checkpoints: {asked.protocol.n_sequences:,} sequences of "
+            f"{asked.length}, drawn uniformly, by frequency, and shuffled"
+        )
+    if targets := lacking.get("probing"):
+        texts = sum(len(part.labels) for split in run.tasks.values() for part in split)
+        lines.append(
+            f"probes       for {len(targets)} checkpoints: {len(run.tasks)} tasks, {texts:,} texts"
+        )
+    return lines
 
 
 def where(cfg: SAEConfig) -> str:

@@ -122,7 +122,9 @@ def test_the_pass_over_the_own_text_is_shared_by_all_parts(tmp_path, monkeypatch
     texts = []
     own = jobs.run_pass
     monkeypatch.setattr(
-        jobs, "run_pass", lambda models, *rest, **known: texts.append(1) or own(models, *rest, **known)
+        jobs,
+        "run_pass",
+        lambda models, *rest, **known: texts.append(1) or own(models, *rest, **known),
     )
     everything = suites("reconstruction", "sparsity", "dead_latents", *EXTRA)
     assert cli.main(arguments(tmp_path / "out", *everything)) in (OK, FAILED)
@@ -234,6 +236,40 @@ def test_united_records_keep_the_first_and_add_up_what_they_cost():
     assert both.passes == {"prefix": 5, "suffix": 1}
     assert both.seconds == 1.5
     assert both.details == {"probing": {"tasks": {}}}
+
+
+def test_a_plan_names_the_other_texts_and_what_is_measured_of_them(ran, kept, capsys):
+    everything = suites("reconstruction", *EXTRA)
+    command = ["plan", *arguments(kept, *everything, "--fake=n_sequences=21")[1:]]
+    assert cli.main(command) == OK
+    out = capsys.readouterr().out
+    assert "random text  for 2 checkpoints: 21 sequences of 128" in out
+    assert "probes  " not in out  # their records are there
+    assert "passes       only those on other texts" in out
+
+
+def test_a_run_that_needs_less_is_served_by_a_record_of_more(kept):
+    names = {path.name for path in (kept / "records").iterdir()}
+    for some in (["sparsity"], ["seeds"], ["sparsity", "seeds"], ["dead_latents"]):
+        assert cli.main(arguments(kept, *suites(*some))) in (OK, FAILED)
+    assert {path.name for path in (kept / "records").iterdir()} == names
+
+
+def test_suites_about_other_texts_decode_nothing_of_the_own_one(tmp_path, monkeypatch):
+    from saebench.sae import SAE
+
+    monkeypatch.delattr(SAE, "reconstruct")
+    assert cli.main(arguments(tmp_path / "out", *suites("fake_features", "seeds"))) in (OK, FAILED)
+    record = report(tmp_path / "out")["records"][0]
+    assert "fve@1" not in record["measurements"]
+    assert record["measurements"]["l0@1"]["value"] == 16
+
+
+def test_members_of_a_group_have_no_order(kept):
+    names = {path.name for path in (kept / "records").iterdir()}
+    command = arguments(kept, *suites("seeds"), saes=("topk-s1", "topk-s0"))
+    assert cli.main(command) in (OK, FAILED)
+    assert {path.name for path in (kept / "records").iterdir()} == names
 
 
 def test_a_session_names_groups_for_the_suite_about_them():

@@ -99,7 +99,7 @@ OPTIONS = (
         "tasks",
         "labelled text to probe on: a folder with train and test files, or sst2, cola, ag_news, "
         "yelp_polarity (repeat for several)",
-        {"action": "append", "metavar": "REF"},
+        {"action": "append", "metavar": "[NAME=]REF"},
     ),
     Option(
         "match",

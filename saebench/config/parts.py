@@ -76,18 +76,23 @@ def parse_probing(data: object, place: Any) -> ProbingProtocol:
 
 
 def parse_tasks(items: Sequence[object], place: Any) -> tuple[Task, ...]:
-    """Tasks from names that are known, folders, or tables of their own."""
+    """Tasks from names that are known, folders (also as ``NAME=FOLDER``), or tables of their own."""
     tasks = tuple(_task(item, place) for item in items)
     for task in tasks:
         if sum(other.name == task.name for other in tasks) > 1:
             raise ConfigError(
-                f"tasks of {place.where}", f"two are called {task.name!r}", "Name each once."
+                f"tasks of {place.where}",
+                f"two are called {task.name!r}",
+                "Give each a name of its own: --task NAME=FOLDER, or name = in its table.",
             )
     return tasks
 
 
 def _task(item: object, place: Any) -> Task:
     if isinstance(item, str):
+        name, equals, folder = item.partition("=")
+        if equals and not Path(item).exists():
+            return Task(name, place.path(folder, local=False), "")
         return Task(Path(item).name, place.path(item, local=False), "")
     table = Table(item, f"a task of {place.where}", TASK_KEYS)
     return Task(

@@ -112,7 +112,7 @@ def test_options_change_what_the_file_says(tmp_path):
     merged = merge_options(
         config,
         groups=["topk=topk-s0,topk-s1"],
-        tasks=["ag_news"],
+        tasks=["ag_news", "mine=some/folder"],
         fake=["unit=sequence", "threshold=1.5", "special=false", "n_sequences=1_000"],
         matching=["threshold=0.9"],
         probe=["classifier=one_epoch"],
@@ -122,7 +122,8 @@ def test_options_change_what_the_file_says(tmp_path):
     )
     assert merged.seeds == SeedsProtocol(threshold=0.9, top_k=5)
     assert merged.probing.classifier == "one_epoch"
-    assert [task.name for task in merged.probing.tasks] == ["ag_news"]
+    assert [task.name for task in merged.probing.tasks] == ["ag_news", "mine"]
+    assert merged.probing.tasks[1].train == "some/folder"
     assert merged.groups[0].group.saes == ("topk-s0", "topk-s1")
 
 
