@@ -9,7 +9,9 @@ Light on purpose: configurations are read without torch. ::
     faithful:MODEL[?tokens=N&length=L&temperature=T&top_p=P&seed=S]
 
 A spec takes its own keys out of the query, the first of each name, and leaves the rest to the spec inside
-it. A file that is called like one of the words is named with ``./`` in front.
+it. ``seed`` may stand for ``random_seed``: seeds are given out from the inside, so that a single one is that
+of the innermost spec that has one, and the last of several. Specs nest at most eight deep. A file that is
+called like one of the words is named with ``./`` in front.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from saebench.errors import DataError
 HUB_PREFIX = "hf:"
 WITHIN = ("sequence", "corpus")
 TEXT_TOKENS = 2**20  # read for the frequencies of unigram ids: enough for ids of one in 10,000
+MAX_DEPTH = 8  # of specs in one another
 
 Pairs = list[tuple[str, str]]
 _QUERY = re.compile(r"(.*)\?((?:[a-z_]+=[^&=?]*)(?:&[a-z_]+=[^&=?]*)*)?", re.DOTALL)
@@ -114,9 +117,20 @@ def parse_spec(text: str) -> DataSource:
 
     Reads no file: whether the path or dataset exists shows when it is opened.
     """
+    return _parse(text, 1)
+
+
+def _parse(text: str, depth: int) -> DataSource:
+    """What the spec at this depth means; the text of the outermost one has depth 1."""
     word = _word(text)
     if word is None:
         return Text(text)
+    if depth > MAX_DEPTH:
+        raise DataError(
+            f"a data spec of {MAX_DEPTH} words at most",
+            f"{text[:40]!r} and more inside {MAX_DEPTH} others",
+            "Write fewer words around the text.",
+        )
     kind, rest = _WORDS[word], text[len(word) :].removeprefix(":")
     found = _QUERY.fullmatch(rest)
     if found is None and word == "uniform" and rest:
@@ -127,6 +141,8 @@ def parse_spec(text: str) -> DataSource:
         )
     inner, query = (found[1], found[2] or "") if found else (rest, "")
     own, others = _split(kind, [_pair(part) for part in query.split("&") if part])
+    if "random_seed" in _keys(kind) and "random_seed" not in own:
+        own |= _outer_seed(inner, others)
     values = {key: _value(text, key, value) for key, value in own.items()}
     if word == "uniform":
         _refuse(others, kind, text)
@@ -144,7 +160,7 @@ def parse_spec(text: str) -> DataSource:
         return Faithful(inner, **values)
     if _word(inner) is None:
         _refuse(others, kind, text)
-    return kind(parse_spec(inner + _query(others)), **values)
+    return kind(_parse(inner + _query(others), depth + 1), **values)
 
 
 def relocate(
@@ -186,6 +202,19 @@ def _split(kind: Any, pairs: Pairs) -> tuple[dict[str, str], Pairs]:
     return own, others
 
 
+def _outer_seed(inner: str, others: Pairs) -> dict[str, str]:
+    """The first ``seed`` of ``others``, taken out, where the specs inside have no use for so many."""
+    takers = 0
+    while takers <= MAX_DEPTH and (word := _word(inner)) is not None:
+        takers += 1
+        inner = inner[len(word) :].removeprefix(":")
+    seeds = [pair for pair in others if pair[0] == "seed"]
+    if len(seeds) <= takers:
+        return {}
+    others.remove(seeds[0])
+    return {"random_seed": seeds[0][1]}
+
+
 def _keys(kind: Any) -> list[str]:
     return [item.name for item in fields(kind) if item.name not in ("of", "model")]
 
@@ -194,7 +223,7 @@ def _refuse(pairs: Pairs, kind: Any, text: str) -> None:
     """Raise :class:`DataError` for keys that nobody takes."""
     if pairs:
         key = pairs[0][0]
-        twice = key in _keys(kind)
+        twice = key in _keys(kind) or (key == "seed" and "random_seed" in _keys(kind))
         raise DataError(
             f"the data spec {text!r}",
             f"{key!r} is given twice" if twice else f"unknown key {key!r}",

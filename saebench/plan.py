@@ -18,8 +18,15 @@ from saebench.sae import SAEConfig
 TRIAL = 1024  # side of the matrix product that the machine's speed is read from
 
 
-def plan(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> str:
-    """The plan as text. Opens checkpoints, model and data, and runs no batch."""
+def plan(
+    config: Config,
+    entries: Sequence[tuple[str, str, SAESpec]],
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """The plan as text. Opens checkpoints, model and data, and runs no batch.
+
+    ``groups`` are names of checkpoints by the name of their group.
+    """
     run = prepare(config, entries)
     lacking = missing_targets(run, {part.name: part.keys(run) for part in parts(config)})
     missing = lacking.get("", [])
@@ -28,17 +35,20 @@ def plan(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> str:
     lines = [
         *(f"model        {item.id}, {item.digest[:12]}" for item in run.located),
         f"data         {n_sequences:,} sequences of up to {stream.context_size}: {n_tokens:,} tokens",
-        f"checkpoints  {len(run.targets)}, of which {len(run.targets) - len(missing)} are measured",
+        f"checkpoints  {len(run.targets)}, of which {len(run.targets) - len(missing)} are already measured",
     ]
     specs = {name: spec for name, _, spec in entries}
     for target in run.targets:
         cfg = target.checkpoint.sae.cfg
         gates = configured_gates(config, target.name, specs[target.name])
-        done = "to measure" if target in missing else "measured"
+        done = "to measure" if target in missing else "already measured"
         lines.append(
             f"  {target.name}: {cfg.architecture} {cfg.d_in} → {cfg.d_sae} at {where(cfg)}, "
             f"{len(gates)} gates, {done}"
         )
+    for name, members in (groups or {}).items():
+        n_pairs = len(members) * (len(members) - 1) // 2
+        lines.append(f"group        {name}: {len(members)} checkpoints, {n_pairs} pairs")
     lines += further(run, lacking)
     if not missing:
         others = "only those on other texts" if lacking else "none: every record is there"

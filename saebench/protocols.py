@@ -45,13 +45,18 @@ class FakeProtocol:
 
 @dataclass(frozen=True)
 class Task:
-    """A classification task: specs of labelled text, and the columns that hold text and label."""
+    """A classification task: specs of labelled text, and the columns that hold text and label.
+
+    A column ``document``, where there is one, says which texts are of one document: those are resampled
+    together.
+    """
 
     name: str
     train: str
     test: str
     text: str = "text"
     label: str = "label"
+    document: str = "document"
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class ProbingProtocol:
 
     ``max_train`` and ``max_test`` bound the examples, drawn with ``seed``. ``length`` cuts texts, BOS
     included; None takes the length of the run's sequences. ``classifier`` is a logistic regression fitted
-    to convergence, or the published single epoch of a linear softmax layer.
+    until no component of its gradient exceeds 1e-6, or the published single epoch of a linear softmax layer.
     """
 
     tasks: tuple[Task, ...] = ()

@@ -1,39 +1,31 @@
 """Records on disk: found by what they are about, written whole or not at all, never measured twice.
 
-<out>/records/<name>-<first 12 digits of the key>.json
+<out>/records/<name>-<first 12 digits of the key>.json for the main part of a run, and
+<out>/records/<name>-<part>-<first 12 digits of the key>.json for each other part.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import logging
 import math
 import os
 import re
 import unicodedata
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 from saebench.errors import OutputError
 from saebench.record import SCHEMA_VERSION, Record
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from saebench.whole_files import cannot_write, locked, put_bytes
 
 KEY_DIGITS = 12
 SLUG_LENGTH = 64
 PROBE_BYTES = 64 * 1024  # about the size of a record: a disk that holds less is full
 _FILE_NAME = re.compile(rf"[^.].*-[0-9a-f]{{{KEY_DIGITS}}}\.json")
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-
-_log = logging.getLogger(__name__)
+_ELSEWHERE = "Choose another directory with --out (in pytest: --saebench-out)."
 
 
 def record_key(**identity: Any) -> str:
@@ -91,20 +83,22 @@ class RecordStore:
     def __init__(self, out: str | Path) -> None:
         self.out = Path(out)
         self.records = self.out / "records"
+        probe = self.records / f".probe-{os.getpid()}"
         try:
             self.records.mkdir(parents=True, exist_ok=True)
-            probe = self.records / f".probe-{os.getpid()}"
-            try:
-                _write_whole(probe, b"\0" * PROBE_BYTES)
-            finally:
-                with suppress(OSError):
-                    probe.unlink()
+            put_bytes(probe, b"\0" * PROBE_BYTES, next_step=_ELSEWHERE)
         except OSError as error:
-            raise _cannot_write(self.out, error) from error
+            raise cannot_write(self.out, error, _ELSEWHERE) from error
+        except OutputError as error:
+            raise OutputError(f"writing to {self.out}", error.found, error.next_step) from error
+        finally:
+            with suppress(OSError):
+                probe.unlink()
 
-    def path_for(self, key: str, name: str) -> Path:
-        """Where the record with this ``key`` of the checkpoint called ``name`` belongs."""
-        return self.records / f"{slug(name)}-{key[:KEY_DIGITS]}.json"
+    def path_for(self, key: str, name: str, part: str = "") -> Path:
+        """Where the record with this ``key`` of a ``part`` of the checkpoint called ``name`` belongs."""
+        words = [slug(name), *([slug(part)] if part else []), key[:KEY_DIGITS]]
+        return self.records / f"{'-'.join(words)}.json"
 
     def write(self, record: Record) -> Path:
         """Store ``record`` under its key; a kill or an error leaves what was there before.
@@ -112,23 +106,21 @@ class RecordStore:
         Numbers that are not finite become null. Raises :class:`OutputError` when the file cannot be
         written or a value has no JSON form.
         """
-        path = self.path_for(record.key, record.name)
-        text = json.dumps(_plain(record.to_json(), "record"), indent=1, ensure_ascii=False)
-        try:
-            _write_whole(path, text.encode("utf-8", "backslashreplace") + b"\n")
-        except OSError as error:
-            raise _cannot_write(path, error) from error
+        path = self.path_for(record.key, record.name, record.part)
+        text = json.dumps(_plain(record.to_json(), "record"), indent=1, ensure_ascii=False) + "\n"
+        put_bytes(path, text.encode("utf-8", "backslashreplace"), next_step=_ELSEWHERE)
         return path
 
-    def read(self, key: str, name: str | None = None) -> Record | None:
-        """The record with this ``key``, or None; of several, the one of the checkpoint ``name``.
+    def read(self, key: str, name: str | None = None, part: str = "") -> Record | None:
+        """The record with this ``key``, whatever its part; of several, that of checkpoint ``name``.
 
+        None where there is none. ``name`` and ``part`` choose only between records with the same key.
         Raises :class:`OutputError` when the file is damaged or holds a record with another key.
         """
         paths = sorted(self.records.glob(f"*-{key[:KEY_DIGITS]}.json"))
         if not paths:
             return None
-        own = self.path_for(key, name) if name is not None else None
+        own = self.path_for(key, name, part) if name is not None else None
         path = own if own in paths else paths[0]
         record = _read(path)
         if record.key != key:
@@ -139,64 +131,13 @@ class RecordStore:
         """Every record, by name and then key. Raises :class:`OutputError` for a damaged file."""
         return _read_all(self.records)
 
-    @contextmanager
-    def lock(self, name: str = "measure") -> Iterator[None]:
+    def lock(self, name: str = "measure") -> AbstractContextManager[None]:
         """Hold the lock called ``name`` against other processes, and wait while one of them has it.
 
         It is released when the process ends, however it ends. Not re-entrant. Where the platform or
         the file system has no locks this warns and goes on: work may then be done twice.
         """
-        try:
-            handle = (self.records / f".{slug(name)}.lock").open("ab")
-        except OSError as error:
-            raise _cannot_write(self.out, error) from error
-        with handle:
-            _acquire(handle.fileno(), self.out)
-            yield
-
-
-def _acquire(descriptor: int, out: Path) -> None:
-    if fcntl is None:
-        _warn_no_locks(out, "this platform has no file locks")
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        _log.info("another process is measuring into %s: waiting for it", out)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise _cannot_write(out, error) from error
-        _warn_no_locks(out, error.strerror or "no file locks")
-
-
-def _warn_no_locks(out: Path, why: str) -> None:
-    warnings.warn(
-        f"{out} cannot be locked ({why}): run one process at a time, or work is done twice",
-        RuntimeWarning,
-        stacklevel=5,
-    )
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Replace ``path`` in one step: the content is on the disk before the name points at it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-    try:
-        with temporary.open("xb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    with suppress(OSError):  # not every file system lets a directory be synchronised
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        return locked(self.records, slug(name), next_step=_ELSEWHERE)
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -244,10 +185,3 @@ def _damaged(path: Path, found: str) -> OutputError:
         f"it is damaged ({found})",
         "Move the file away to measure that checkpoint again, or restore it.",
     )
-
-
-def _cannot_write(path: Path, error: OSError) -> OutputError:
-    next_step = "Choose another directory with --out (in pytest: --saebench-out)."
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        next_step = "Free some space, or choose another directory with --out."
-    return OutputError(f"writing to {path}", error.strerror or str(error), next_step)

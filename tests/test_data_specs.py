@@ -37,6 +37,17 @@ MEANINGS = {
     "faithful:org/model?tokens=100&length=9&temperature=0.5&top_p=0.9&seed=1": Faithful(
         "org/model", 100, 9, 0.5, 0.9, 1
     ),
+    "shuffled:a?seed=3": Shuffled(Text("a"), 3),
+    "unigram:a?special=false&seed=3": Unigram(Text("a"), 3, special=False),
+    "shuffled:unigram:a?seed=1": Shuffled(Unigram(Text("a"), 1)),
+    "shuffled:unigram:a?seed=1&within=corpus&seed=2": Shuffled(
+        Unigram(Text("a"), 2), 1, within="corpus"
+    ),
+    "shuffled:unigram:a?random_seed=1&seed=2": Shuffled(Unigram(Text("a"), 2), 1),
+    "shuffled:uniform?seed=3": Shuffled(Uniform(3)),
+    "shuffled:uniform?seed=1&seed=3": Shuffled(Uniform(3), 1),
+    "shuffled:faithful:m?seed=1&seed=3": Shuffled(Faithful("m", seed=3), 1),
+    "shuffled:shuffled:uniform?seed=1&seed=2&seed=3": Shuffled(Shuffled(Uniform(3), 2), 1),
     "unigram:shuffled:faithful:./m?seed=2&within=corpus&text_tokens=9": Unigram(
         Shuffled(Faithful("./m", seed=2), within="corpus"), text_tokens=9
     ),
@@ -77,6 +88,11 @@ def test_the_inner_spec_keeps_its_own_value_where_the_outer_one_has_the_default(
         ("faithful:m?temperature=0", "above 0"),
         ("faithful:m?temperature=nan", "above 0"),
         ("faithful:m?top_p=1.1", "at most 1"),
+        ("shuffled:a?seed=1&seed=2", "'seed' is given twice"),
+        ("shuffled:a?random_seed=1&seed=2", "'seed' is given twice"),
+        ("shuffled:uniform?seed=1&seed=2&seed=3", "'seed' is given twice"),
+        ("shuffled:" * 3000 + "a", "8 words at most"),
+        ("shuffled:" * 8 + "uniform", "8 words at most"),
         ("faithful:m?random_seed=1", "unknown key 'random_seed'.*tokens"),
     ],
 )
@@ -105,3 +121,9 @@ def test_a_file_that_a_move_would_turn_into_a_word_keeps_its_dot():
     moved = relocate(parse_spec("./uniform"), lambda path: path.removeprefix("./"), str)
     assert str(moved) == "./uniform"
     assert parse_spec(str(moved)) == Text("./uniform")
+
+
+def test_eight_words_are_not_too_many():
+    text = "shuffled:" * 7 + "uniform"
+    assert str(parse_spec(text)).startswith(text)
+    assert parse_spec("shuffled:" * 8 + "a.txt")

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from saebench.data import random_stream
-from saebench.errors import ConfigError
+from saebench.errors import ConfigError, DataError
 from saebench.measure.fake_features import PART, FakeFeaturesJob, identity
 from saebench.measure.jobs import run_jobs
 from saebench.metrics.catalogue.fake_features import FAKE_FEATURES
@@ -167,13 +167,17 @@ def test_random_text_without_bos_counts_its_first_token(world, tmp_path):
 
 
 def test_a_relative_threshold_is_each_latents_own(world, tmp_path):
-    """Half of a latent's own codes: none is above, as each latent has one strength only."""
-    found = measured(world, tmp_path, relative=True, threshold=0.5)["planted"]
+    """Each latent has one strength, in one bin: at .9 of the bin none is above, at .1 all are."""
+    found = measured(world, tmp_path, relative=True, threshold=0.9)["planted"]
     assert value(found, "fake_configured") == 0.0
     apart = found.details[PART]["without_threshold"]
     assert apart["n"] == 3  # noise, weak and dead never fire on the text
     assert apart["fire_on_more_tokens_than_share"] == 2
-    assert "9.1%" in found.details[PART]["relative_threshold"]
+    said = found.details[PART]["relative_threshold"]
+    assert "9.1%" in said["resolution"]
+    assert (said["codes_below"], said["codes_beyond"]) == (0, 0)
+    low = measured(world, tmp_path / "low", relative=True, threshold=0.1)["planted"]
+    assert value(low, "fake_configured") == pytest.approx(2 / M)  # dense and even
 
 
 def test_batches_change_nothing(world, planted, tmp_path):
@@ -199,13 +203,47 @@ def test_the_text_rides_on_the_pass_of_the_run_and_each_other_is_one_prefix_for_
 def test_another_length_reads_the_control_at_that_length(world, tmp_path):
     run = opened(world, tmp_path, "planted", length=8)
     job = FakeFeaturesJob(run, run.targets)
-    assert job.subject_observers == {}
+    (riding,) = job.subject_observers["planted"]
+    assert riding.sums.counts == {}  # who fires at all, and nothing else
     (record,) = run_jobs(run, [job])
     details = record.details[PART]
     assert details["length"] == 8
     assert {text["context_size"] for text in details["texts"].values()} == {8}
     assert record.get("fake_token").n_tokens == 50 * 7
     assert value(record, "fake_specific") == pytest.approx(1 / M)
+
+
+def test_alive_is_of_the_runs_own_text_whatever_the_length(world, planted, tmp_path):
+    """Two sequences of three tokens lack what 60 of 16 have; thresholds are of the own text too."""
+    options = {"length": 3, "n_sequences": 2, "relative": True, "threshold": 0.9}
+    found = measured(world, tmp_path, **options)["planted"].details[PART]
+    usual = planted["planted"].details[PART]
+    assert found["alive"] == usual["alive"]
+    assert found["alive"]["n_tokens"] > 2 * 2
+    assert found["without_threshold"]["n"] == M - found["alive"]["n"]
+    real = next(row for row in found["table"] if row["text"] == "real")
+    assert real["n_tokens"] == 2 * 2
+
+
+def test_ids_in_the_padding_of_a_vocabulary_do_not_stop_a_run(world, tmp_path, monkeypatch):
+    """The tokenizer has fewer ids than the text: those beyond it are not drawn, and the others are."""
+    monkeypatch.setattr("saebench.measure.fake_features_texts.drawn_from", lambda run: 40)
+    run = opened(world, tmp_path, "planted")
+    job = FakeFeaturesJob(run, run.targets)
+    drawn = next(job.texts["unigram"].batches(50))
+    assert int(drawn.ids.max()) < 40
+    present = {int(i) for batch in run.stream.batches(8) for i in batch.ids[batch.counted]}
+    assert max(present) >= 40
+    (record,) = run_jobs(run, [job])
+    assert value(record, "fake_unigram") is not None
+
+
+def test_texts_that_cannot_be_made_are_refused_before_any_pass(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("saebench.measure.fake_features_texts.drawn_from", lambda run: 2)
+    run = opened(world, tmp_path, "planted")
+    with pytest.raises(DataError):
+        FakeFeaturesJob(run, run.targets)
+    assert "models" not in vars(run)  # not even loaded
 
 
 def test_what_numbers_depend_on_is_in_the_identity(world, tmp_path):

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "saebench"
 # of its own (a family of modules that share a room).
 LAYERS = (
     ("_version", "errors", "protocols", "settings"),
-    ("codes", "activations", "stats", "environment", "weights", "data_specs"),
+    ("codes", "activations", "stats", "environment", "weights", "data_specs", "whole_files"),
     ("sae", "sites", "record", "files", "layout"),
     ("metrics", "models", "reference", "store"),
     ("generation", "matching", "probing"),
@@ -91,7 +91,10 @@ def test_layers_are_listed_once():
     assert all(a for a, b in pairwise(LAYERS) if b)
 
 
-HEAVY = ("torch", "transformers", "datasets", "huggingface_hub", "matplotlib", "scipy", "sklearn")
+HEAVY = (
+    *("torch", "transformers", "datasets", "huggingface_hub", "matplotlib", "scipy", "sklearn"),
+    *("numpy", "pyarrow"),
+)
 
 
 @pytest.mark.parametrize(

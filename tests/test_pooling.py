@@ -171,3 +171,17 @@ def test_without_reconstruction_nothing_has_to_be_decoded():
     assert not own.needs_predictions
     assert not own.needs_reconstruction
     np.testing.assert_array_equal(own.latents.toarray(), [[1, 1, 1]])
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("backwards", [False, True])
+def test_latents_are_numbered_with_four_bytes(pool, backwards):
+    own = PooledSubject(6, pool, reconstruction=False)
+    batches = [torch.tensor([0, 0, 1, 2]), torch.tensor([3, 4, 4, 4, 5])]
+    for ids in batches[::-1] if backwards else batches:
+        dense = torch.rand(len(ids), D_SAE, generator=torch.Generator().manual_seed(len(ids)))
+        none = torch.empty(0)
+        own.update(SubjectView(none, none, sparse_codes(dense), none, ids))
+    for rows in (*own._codes, own.latents):
+        assert rows.indices.dtype == rows.indptr.dtype == np.int32
+        assert rows.data.dtype == np.float32

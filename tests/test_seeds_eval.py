@@ -1,6 +1,8 @@
 """Groups of checkpoints in a run: what is observed, which directions are compared, what is refused."""
 
+import io
 import json
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ from saebench.evals.seeds import CodeSample, FiringCounts
 from saebench.evals.seeds.directions import directions, units, why_none
 from saebench.measure import prepare
 from saebench.measure.jobs import run_jobs
+from saebench.measure.progress import counted
 from saebench.measure.run import Target
 from saebench.measure.seeds import SeedsJob, check_group, group_key, identity
 from saebench.metrics.catalogue import SEEDS
@@ -300,3 +303,19 @@ class TestRuns:
     def test_a_group_that_cannot_be_compared_is_refused_before_anything_runs(self, run):
         with pytest.raises(ConfigError, match="two or more"):
             SeedsJob(run, [("one", run.targets[:1])])
+
+    def test_every_pair_moves_the_bar_on_a_terminal(self, run, monkeypatch):
+        class Terminal(io.StringIO):
+            def isatty(self):
+                return True
+
+        monkeypatch.setattr("sys.stderr", Terminal())
+        list(run_jobs(run, [SeedsJob(run, [("all", run.targets)])]))
+        shown = sys.stderr.getvalue()
+        assert "comparing the seeds of all" in shown
+        assert "3/3" in shown
+
+    def test_nothing_is_shown_where_there_is_no_terminal(self, run, monkeypatch):
+        monkeypatch.setattr("sys.stderr", io.StringIO())
+        assert list(counted([1, 2], "comparing", "pair")) == [1, 2]
+        assert not sys.stderr.getvalue()

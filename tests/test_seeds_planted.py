@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from saebench.evals.seeds import (
     jackknife_over_checkpoints,
 )
 from saebench.evals.seeds.pair import compare_side
+from saebench.metrics.definitions import definition
 from saebench.passes import SubjectView
 from saebench.protocols import SeedsProtocol
 from saebench.sae import SAE, SAEConfig
@@ -305,19 +307,16 @@ def test_the_order_of_the_members_changes_only_the_order_of_pairs():
     assert turned["members"] == ["c", "b", "a"]
 
 
-def test_a_group_whose_member_never_fires_is_measured_as_far_as_it_can_be():
+def test_a_group_whose_member_never_fires_has_no_figures_but_what_to_do():
     here = world(12, 16)
     codes = here.sample(100).codes(12).float()
     a = member("a", sae_of(here.dictionary), codes=codes)
     b = member("b", sae_of(here.dictionary), codes=torch.zeros_like(codes))
     found, details = evaluated(a, b)
-    assert found["shared_decoder"].value == 1
-    for name in ("shared_decoder_alive", "shared_encoder_alive", "top_k_overlap"):
-        assert found[name].value is None
-        assert found[name].reason == "all latents of b are dead"
-    for name in ("functional_correlation", "functional_shared", "firing_jaccard"):
-        assert found[name].value is None
-        assert "fires on the even sequences" in found[name].reason
+    for name in ("shared_decoder", "matched_cosine_above_floor", "functional_correlation"):
+        assert found[name].value is None  # the rows agree as far as training never moved them
+        assert found[name].reason.startswith("all latents of b are dead on this text: read more")
+    assert found["matched_cosine_floor"].value > 0
     assert details["pairs"][0]["floor"]["alive"] is None
 
 
@@ -331,3 +330,59 @@ def test_the_threshold_is_that_of_the_protocol():
         assert found["shared_decoder"].value == share
         assert found["shared_decoder"].detail["threshold"] == threshold
     assert np.isclose(found["matched_cosine_decoder"].value, math.sqrt(0.5))
+
+
+def test_what_both_sides_share_is_of_the_smaller_dictionary():
+    here = world(24, 32)
+    x = here.sample(300).x
+    a = member("a", sae_of(here.dictionary, bias=here.bias), x)
+    b = member("b", sae_of(here.dictionary[:10], bias=here.bias), x)
+    for pair in ((a, b), (b, a)):
+        assert values(*pair)["shared_both"] == 1
+    # a name decides which of the two comes first
+    assert values(replace(a, name="z"), b)["shared_both"] == 1
+
+
+def fires(alive, m=12):
+    """Codes ``[120, m]`` of which the first ``alive`` fire, the later the more often."""
+    codes = (torch.arange(12)[:, None] <= torch.arange(m)).float().repeat(10, 1)
+    codes[:, alive:] = 0
+    return codes
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_the_chance_of_an_overlap_is_that_of_the_larger_of_both_and_not_of_a_name(names):
+    atoms = world(12, 16, k=2).dictionary
+    more = member(names[0], sae_of(atoms), codes=fires(12))
+    fewer = member(names[1], sae_of(atoms), codes=fires(8))
+    found, details = evaluated(more, fewer)
+    assert details["pairs"][0]["top_k_chance"] == 5 / 12
+    assert found["top_k_overlap"].detail["chance"] == 5 / 12
+
+
+def test_the_most_frequent_latents_fire_most_often_whatever_the_size_of_their_codes():
+    atoms = world(4, 8).dictionary
+    codes = torch.zeros(10, 4)
+    codes[:9, 0] = 1  # often and small
+    codes[:2, 1] = 100  # rarely and large
+    codes[:5, 2], codes[5:, 3] = 2, 3  # equally often: the larger comes first
+    one = member("a", sae_of(atoms), codes=codes)
+    assert one.most_frequent(4).tolist() == [0, 3, 2, 1]
+
+
+def test_near_neighbours_of_a_larger_dictionary_may_be_fewer_than_shared_latents():
+    here = world(24, 32)
+    x = here.sample(100).x
+    a = member("a", sae_of(here.dictionary), x)
+    b = member("b", sae_of(here.dictionary[:10]), x)
+    found, details = evaluated(a, b)
+    assert found["max_cosine_shared_decoder"].value < found["shared_decoder"].value == 1
+    assert details["pairs"][0]["decoder"]["max_cosine_shared_b"] >= 1  # the smaller side
+    source = definition("max_cosine_shared_decoder").source
+    assert "smaller side is never below" in source
+    assert "the mean with that of a larger side can be" in source
+
+
+def test_halves_of_the_kept_text_are_named_where_they_are_used():
+    formula = definition("functional_correlation").formula
+    assert "matched on the first half of the kept text, scored on the second half" in formula

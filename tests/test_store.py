@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saebench import store as store_module
 from saebench.errors import OutputError
 from saebench.record import Measurement, Record
 from saebench.store import RecordStore, read_records, record_key, slug
@@ -141,6 +140,26 @@ def test_of_copies_under_two_names_each_is_read_by_its_own(tmp_path: Path) -> No
     store.write(record("a"))
     store.write(record("b"))
     assert [store.read(KEY, name).name for name in ("a", "b", "c")] == ["a", "b", "a"]
+
+
+def test_a_part_stands_in_the_name_of_its_file_and_every_part_is_read_by_key(
+    tmp_path: Path,
+) -> None:
+    store = RecordStore(tmp_path)
+    own, other = record(), record(key=record_key(part="probing"), part="probing")
+    assert store.write(own).name == f"topk-s0-{KEY[:12]}.json"
+    assert store.write(other).name == f"topk-s0-probing-{other.key[:12]}.json"
+    assert store.path_for(other.key, "topk-s0", "probing").is_file()
+    assert [store.read(one.key) for one in (own, other)] == [own, other]
+    assert sorted(r.part for r in store.all()) == ["", "probing"]
+
+
+def test_of_copies_of_a_part_each_is_read_by_its_own(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    for name in ("a", "b"):
+        store.write(record(name, part="probing"))
+    found = [store.read(KEY, name, "probing") for name in ("a", "b")]
+    assert [one.name for one in found if one] == ["a", "b"]
 
 
 def test_writing_again_replaces_the_record(tmp_path: Path) -> None:
@@ -370,13 +389,4 @@ def test_a_lock_is_released_by_an_error(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), store.lock():
         raise ZeroDivisionError
     with store.lock():
-        pass
-
-
-def test_without_locks_the_run_goes_on_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = RecordStore(tmp_path)
-    monkeypatch.setattr(store_module, "fcntl", None)
-    with pytest.warns(RuntimeWarning, match="one process at a time"), store.lock():
         pass

@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"saebench: {_shown(error)}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
-        print("saebench: interrupted; what was measured before is kept", file=sys.stderr)
+        print(
+            "saebench: interrupted; what was finished before is kept: run it again to go on",
+            file=sys.stderr,
+        )
         return 2
     except BrokenPipeError:
         sys.stderr.close()

@@ -81,7 +81,9 @@ def plan(values: argparse.Namespace) -> int:
     from saebench.plan import plan as planned
 
     session = _session(values)
-    print(planned(session.config, [(e.name, e.ref, e.spec) for e in session.entries.values()]))
+    entries = [(e.name, e.ref, e.spec) for e in session.entries.values()]
+    groups = {name: members for name, (_, members) in session.groups.items()}
+    print(planned(session.config, entries, groups))
     return 0
 
 

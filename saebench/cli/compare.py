@@ -16,7 +16,8 @@ examples:
                                                         SOURCE/BLOCK=GLOB over names of checkpoints; sources
                                                         are compared where they share a block and a model
 
-Writes the card, comparison.json beside it and plots/. Text outside the markers of a card stays as it is.
+Writes the card with comparison.json and plots/ beside it (-o NAME.md: NAME.json and NAME-plots/).
+Text outside the markers of a card stays as it is.
 """
 
 
@@ -55,5 +56,6 @@ def compare(values: argparse.Namespace) -> int:
         reference=values.reference,
         command=values.command_line,
     )
-    print(f"wrote {written[0]}")
+    for path in written:
+        print(f"wrote {path}")
     return 0

@@ -114,6 +114,7 @@ def _open_reference(values: argparse.Namespace, model: Any, settings: Generation
 
 def _describe_reference(values: argparse.Namespace, result: Any, stream: Any) -> bool:
     from saebench.generation.comparing import add_reference
+    from saebench.report.places import portable
 
     packed = bool(stream.describe().get("pack"))
     cut = "documents joined with EOS and cut" if packed else "one sequence per document, cut"
@@ -121,7 +122,7 @@ def _describe_reference(values: argparse.Namespace, result: Any, stream: Any) ->
     return add_reference(
         result,
         _sequences(stream, result.settings.batch_size),
-        spec=values.reference,
+        spec=portable(values.reference),  # a data set is published: no folders of ours
         cut=f"{cut} at {length} tokens with the start token",
         packed=packed,
     )

@@ -13,7 +13,7 @@ from saebench.errors import ConfigError
 from saebench.report import CARD_FILE, PLOTS_FOLDER
 from saebench.report.plot_style import has_matplotlib
 from saebench.report.stored import REPORT_FILE, load_report
-from saebench.report.write import read_text, write_whole
+from saebench.report.write import read_text, write_changed
 
 __all__ = ["Comparison", "compare", "parse_group", "render_comparison", "write_comparison"]
 
@@ -32,6 +32,7 @@ def write_comparison(
 ) -> list[Path]:
     """Write the card, ``comparison.json`` beside it and ``plots/``; returns the files, the card first.
 
+    A card of another name than README.md has files of its own: ``NAME.json`` and ``NAME-plots/``.
     ``folders`` are those of runs; ``groups`` names and globs in place of the groups of the runs;
     ``reference`` the source that all others are compared with. ``plots`` None draws them when
     matplotlib is installed. Raises :class:`OutputError` when a folder has no report, a file cannot be
@@ -46,13 +47,16 @@ def write_comparison(
     comparison = compare(reports, groups, reference=reference, command=command)
     existing = read_text(card)
     drawn = draw(comparison) if (has_matplotlib() if plots is None else plots) else []
-    images = {plot.caption: f"{PLOTS_FOLDER}/{plot.stem}.png" for plot in drawn}
+    data, pictures = DATA_FILE, PLOTS_FOLDER
+    if card.name != CARD_FILE:
+        data, pictures = f"{card.stem}.json", f"{card.stem}-{PLOTS_FOLDER}"
+    images = {plot.caption: f"{pictures}/{plot.stem}.png" for plot in drawn}
     text = render_comparison(comparison, images, existing)
-    written = [write_whole(card.parent / DATA_FILE, dump(comparison))]
+    written = [write_changed(card.parent / data, dump(comparison))]
     for plot in drawn:
-        path = card.parent / PLOTS_FOLDER / f"{plot.stem}.png"
-        written.append(write_whole(path, plot.content))
-    return [write_whole(card, text.encode()), *written]
+        path = card.parent / pictures / f"{plot.stem}.png"
+        written.append(write_changed(path, plot.content))
+    return [write_changed(card, text.encode()), *written]
 
 
 def _place(folders: Sequence[Path], output: Path | None) -> Path:

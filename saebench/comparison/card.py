@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from urllib.parse import quote
 
 from saebench.comparison import tables
 from saebench.comparison.document import Comparison
+from saebench.comparison.in_short import in_short
 from saebench.comparison.limits import caveats
-from saebench.comparison.pairing import Pairing
+from saebench.comparison.pairing import Pairing, smallest_of
 from saebench.comparison.seeds import Seeds
 from saebench.record import Record
 from saebench.report import escape
@@ -22,11 +22,17 @@ TAGS = ("sparse-autoencoder", "mechanistic-interpretability", "saebench")
 LONGEST_LIST = 30  # checkpoints that are in no group, by name
 
 READING = (
-    "A cell is one language model, one block and, for probes, one task; in it stands the mean over the "
-    "seeds of each source. A win is a cell where the first source is better, for a metric without a "
-    "better direction one where it is higher. The interval of the mean difference takes the cells as the "
-    "replicate (Student's t). The sign test is exact and two-sided and drops ties; beside it stands the "
-    "smallest p that so few cells can give. Holm's correction covers the rows of one table."
+    "A place is one language model and one block, and it is the replicate: its tasks share their "
+    "checkpoints, so they are averaged first. The interval of the mean difference (Student's t) and the "
+    "sign test (exact, two-sided, without ties) are over places, at least two; beside the test stands the "
+    "smallest p that so few places can give. Wins–ties–losses count cells, one for each place and task, "
+    "with the mean over the seeds of each source in it; a win is a cell where the first source is better, "
+    "for a metric without a better direction one where it is higher. The sign test as if cells were "
+    "independent is the usual one, and optimistic: cells of a place share their checkpoints."
+)
+FAMILY = (
+    "Holm's correction covers the rows of one table that have a better direction. They overlap (the same "
+    "predictions scored twice, the same matching cut at another place), so it is conservative."
 )
 SHUFFLED = (
     "Here the seed is the replicate: the values of all seeds of both sources are dealt out in every "
@@ -53,14 +59,14 @@ def render_comparison(
 
 
 def _body(comparison: Comparison, images: Mapping[str, str]) -> str:
-    parts = [NOTICE, _summary(comparison), "## Groups"]
+    parts = [NOTICE, "## In short", _summary(comparison), in_short(comparison), "## Groups"]
     parts += [tables.groups_table(comparison.gathered.groups), _left_out(comparison)]
     parts += ["## Values by group", *_values(comparison)]
     if comparison.pairings:
-        parts += ["## Sources against each other", READING]
+        parts += ["## Sources against each other", READING, FAMILY]
         for pairing in comparison.pairings:
             parts += _pairing(pairing)
-    parts += ["## How alike the seeds are", *_seeds(comparison.seeds), *_pictures(images)]
+    parts += ["## How alike the seeds are", *_seeds(comparison.seeds), *escape.pictures(images)]
     parts += ["## Limitations", "\n".join(f"- {line}" for line in caveats(comparison))]
     parts += ["## Definitions", definitions(_records(comparison))]
     parts += ["## Reproduce", reproduce(comparison.command)]
@@ -98,8 +104,8 @@ def _left_out(comparison: Comparison) -> str:
 def _values(comparison: Comparison) -> list[str]:
     parts = [
         "The mean over seeds; sd is the standard deviation over seeds (n − 1 in the denominator), n the "
-        "number of seeds. Numbers without n are of the group as a whole, with their 95 % interval over "
-        "checkpoints. Probe scores are means over tasks."
+        "number of seeds. Numbers without n do not depend on the seed, or are of the group as a whole, with "
+        "their 95 % interval over checkpoints. Probe scores are means over tasks."
     ]
     quantities = comparison.measured.quantities
     headline = [q for q in quantities if q.headline or q.beside]
@@ -118,18 +124,24 @@ def _pairing(pairing: Pairing) -> list[str]:
     parts = [f"### {escape.markdown_text(pairing.a)} against {escape.markdown_text(pairing.b)}"]
     if not (pairing.headline or pairing.rest):
         return [*parts, "They have no cell with a common metric."]
+    parts += [f"{escape.markdown_text(note)}." for note in pairing.notes]
+    said = ""
     if pairing.headline:
-        parts += [tables.pairing_table(pairing, pairing.headline)]
+        said = tables.why_no_holm(smallest_of(pairing.headline), "places")
+        parts += [tables.pairing_table(pairing, pairing.headline), said]
         by_model = tables.by_model_table(pairing.headline)
         if by_model:
             words = "By language model: mean difference with its interval, wins–ties–losses."
             parts += [words, by_model]
     if pairing.seeds:
         parts += ["#### Seeds shuffled between the two", SHUFFLED, tables.shuffled_table(pairing)]
+        parts += [tables.why_no_holm(smallest_of(pairing.seeds), "seeds")]
     if pairing.headline:
         parts += _folded("Cell by cell", tables.cells_table(pairing, pairing.headline))
     if pairing.rest:
-        parts += _folded("Other metrics", tables.pairing_table(pairing, pairing.rest))
+        why = tables.why_no_holm(smallest_of(pairing.rest), "places")
+        table = tables.pairing_table(pairing, pairing.rest)
+        parts += _folded("Other metrics", f"{table}\n\n{why}" if why != said else table)
     return parts
 
 
@@ -161,10 +173,6 @@ def _seeds(groups: Sequence[Seeds]) -> list[str]:
         else:
             parts.append(f"{name} was not matched: run the seeds suite on this group.")
     return parts
-
-
-def _pictures(images: Mapping[str, str]) -> list[str]:
-    return [f"![{escape.markdown_text(words)}]({quote(path)})" for words, path in images.items()]
 
 
 def _provenance(comparison: Comparison) -> str:

@@ -10,7 +10,7 @@ from saebench.errors import ConfigError
 from saebench.record import Record
 from saebench.report.escape import terminal
 from saebench.report.places import portable
-from saebench.report.stored import StoredReport
+from saebench.report.stored import StoredReport, mapping
 
 ModelKey = tuple[str, ...]
 PairKey = tuple[str, frozenset[str]]  # the model's label and the names of two checkpoints
@@ -54,7 +54,7 @@ def pool(reports: Mapping[str, StoredReport]) -> Checkpoints:
         for group in report.groups:
             model = _model_of(group, report, labels)
             groups.append((model, group))
-            seeds = _mapping(_mapping(group.details).get("seeds"))
+            seeds = mapping(mapping(group.details).get("seeds"))
             for pair in _mappings(seeds.get("pairs")):
                 key = model, frozenset({str(pair.get("a")), str(pair.get("b"))})
                 pairs.setdefault(key, pair)
@@ -119,10 +119,6 @@ def _same(before: tuple[str, Record], folder: str, record: Record) -> Record:
         definitions={**record.definitions, **known.definitions},
         details={**record.details, **known.details},
     )
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _mappings(value: object) -> list[Mapping[str, Any]]:

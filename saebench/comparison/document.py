@@ -9,11 +9,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from saebench.comparison.alike import Alike, alike_by_place
 from saebench.comparison.checkpoints import pool
 from saebench.comparison.groups import Gathered, SeedGroup, gather
-from saebench.comparison.inference import Spread, spread
-from saebench.comparison.pairing import Pairing, pair_sources
-from saebench.comparison.quantities import WHOLE, Measured, Quantity, by_seed, measure
+from saebench.comparison.inference import Spread, is_tie, spread
+from saebench.comparison.pairing import Pairing, left_out, pair_sources
+from saebench.comparison.quantities import (
+    WHOLE,
+    Measured,
+    Quantity,
+    by_seed,
+    common_tasks,
+    dropped_tasks,
+    measure,
+)
 from saebench.comparison.seeds import MEASURES, Seeds, seeds_of
 from saebench.report.places import portable, portable_command
 from saebench.report.stored import StoredReport
@@ -49,6 +58,8 @@ class Comparison:
     seeds: tuple[Seeds, ...]
     reference: str | None
     command: str
+    notes: tuple[str, ...] = ()  # on tasks that means leave out
+    alike: tuple[Alike, ...] = ()
 
     def value(self, quantity: Quantity, source: str, place: tuple[str, str]) -> GroupValue | None:
         """The value of a quantity for one source at one (model, block)."""
@@ -72,10 +83,11 @@ def compare(
     """
     gathered = gather(pool(reports), patterns)
     measured = measure(gathered.groups)
-    values = tuple(_values(gathered, measured))
+    values, notes = _values(gathered, measured)
     pairings = tuple(pair_sources(gathered, measured, reference))
     seeds = tuple(seeds_of(group) for group in gathered.groups)
-    return Comparison(gathered, measured, values, pairings, seeds, reference, command)
+    alike = tuple(alike_by_place(gathered))
+    return Comparison(gathered, measured, values, pairings, seeds, reference, command, notes, alike)
 
 
 def dump(comparison: Comparison) -> bytes:
@@ -98,11 +110,12 @@ def dump(comparison: Comparison) -> bytes:
             for group in gathered.groups
         ],
         "left_out": [{"model": model, "name": name} for model, name in gathered.left_out],
-        "notes": list(gathered.notes),
+        "notes": [*gathered.notes, *comparison.notes],
         "quantities": {q.key: asdict(q) for q in comparison.measured.quantities},
         "values": [_plain(value) for value in comparison.values],
         "pairs": [_pairing(pairing) for pairing in comparison.pairings],
         "seeds": [_seeds(seeds) for seeds in comparison.seeds],
+        "alike": [asdict(place) for place in comparison.alike],
     }
     return json.dumps(data, indent=1, allow_nan=False).encode() + b"\n"
 
@@ -116,22 +129,39 @@ def portable_folders(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def _values(gathered: Gathered, measured: Measured) -> list[GroupValue]:
+def _values(
+    gathered: Gathered, measured: Measured
+) -> tuple[tuple[GroupValue, ...], tuple[str, ...]]:
+    """The values of groups, over the tasks that all checkpoints of a place have; notes on the others."""
     found = []
+    dropped: dict[tuple[str, str], dict[str, None]] = {}
     for quantity in measured.quantities:
         for group in gathered.groups:
             values = measured.of(group, quantity)
-            if values:
-                tasks = {
-                    task: spread(list(scores.values()))
-                    for task, scores in values.items()
-                    if task != WHOLE
-                }
-                whole = spread(list(by_seed(values).values()))
-                place = group.source, group.block, group.model
-                bounds = _bounds(quantity, group)
-                found.append(GroupValue(quantity, *place, whole, tasks, *bounds))
-    return found
+            if not values:
+                continue
+            sides = [
+                side
+                for other in gathered.groups
+                if other.cell == group.cell and (side := measured.of(other, quantity))
+            ]
+            dropped.setdefault(group.cell, {}).update(dict.fromkeys(dropped_tasks(*sides)))
+            tasks = {
+                task: _spread(quantity, list(scores.values()))
+                for task, scores in values.items()
+                if task != WHOLE
+            }
+            whole = _spread(quantity, list(by_seed(values, common_tasks(*sides)).values()))
+            place = group.source, group.block, group.model
+            found.append(GroupValue(quantity, *place, whole, tasks, *_bounds(quantity, group)))
+    notes = tuple(left_out(place, list(tasks)) for place, tasks in dropped.items() if tasks)
+    return tuple(found), notes
+
+
+def _spread(quantity: Quantity, values: Sequence[float]) -> Spread:
+    """The spread over seeds; of what no seed changes, the one measurement that all of them repeat."""
+    repeated = quantity.fixed and all(is_tie(value, values[0]) for value in values)
+    return spread(values[:1] if repeated else values)
 
 
 def _bounds(quantity: Quantity, group: SeedGroup) -> tuple[float | None, float | None]:
@@ -154,11 +184,12 @@ def _pairing(pairing: Pairing) -> dict[str, Any]:
         "headline": [_plain(row) for row in pairing.headline],
         "rest": [_plain(row) for row in pairing.rest],
         "seeds": [_plain(row) for row in pairing.seeds],
+        "notes": list(pairing.notes),
     }
 
 
 def _seeds(seeds: Seeds) -> dict[str, Any]:
-    keys = [places[0] for _, places in MEASURES]
+    keys = [place for _, place in MEASURES]
     pairs = [
         {
             "a": pair.a,

@@ -24,7 +24,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class SignTest:
-    """Two-sided p of ``wins`` against ``losses``, and the smallest that so many cells could give."""
+    """Two-sided p of ``wins`` against ``losses``, and the smallest that so many of them could give."""
 
     wins: int
     ties: int
@@ -47,13 +47,13 @@ def is_tie(a: float, b: float) -> bool:
 
 
 def sign_test(wins: int, losses: int, ties: int = 0) -> SignTest:
-    """The exact two-sided sign test; ties are dropped, and p is None where nothing else is left.
+    """The exact two-sided sign test; ties are dropped, and p is None where fewer than two are left.
 
     Under no difference wins are Binomial(n, ½): ``p = min(1, 2 · P(X ≤ min(wins, losses)))``.
     Source: Conover 1999, Practical nonparametric statistics, section 3.4.
     """
     n = wins + losses
-    if n == 0:
+    if n < 2:  # one sign has p = 1 whatever it is, and tests nothing
         return SignTest(wins, ties, losses, None, None)
     tail = sum(math.comb(n, count) for count in range(min(wins, losses) + 1))
     p = min(1.0, 2 * tail / 2**n)
@@ -61,19 +61,19 @@ def sign_test(wins: int, losses: int, ties: int = 0) -> SignTest:
 
 
 def paired_interval(differences: Sequence[float], level: float = LEVEL) -> Interval:
-    """``mean ± t · s/√n`` of the differences of ``n`` cells; ``t`` has ``n − 1`` degrees of freedom.
+    """``mean ± t · s/√n`` of the differences of ``n`` places; ``t`` has ``n − 1`` degrees of freedom.
 
-    The cell is the replicate: the interval speaks of other cells like these. It has no bounds with
-    one cell, or where the differences are all the same.
+    The place (language model and block) is the replicate: the interval speaks of other places like
+    these. It has no bounds with one place, or where the differences are all the same.
     """
     n = len(differences)
     if n < 2:
-        return Interval(None, None, reason="an interval needs at least two cells")
+        return Interval(None, None, reason="an interval needs at least two places")
     if all(is_tie(value, differences[0]) for value in differences):
-        return Interval(None, None, reason="the differences are the same in every cell")
+        return Interval(None, None, reason="the differences are the same in every place")
     reach = t_quantile(level, n - 1) * stdev(differences) / math.sqrt(n)
     centre = fmean(differences)
-    return Interval(centre - reach, centre + reach, f"t over {n} cells, {level:.0%}")
+    return Interval(centre - reach, centre + reach, f"t over {n} places, {level:.0%}")
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:

@@ -18,7 +18,7 @@ def caveats(comparison: Comparison) -> Iterator[str]:
             f"One checkpoint only, so neither a standard deviation nor a test over seeds: "
             f"{escape.markdown_text(listed(alone))}. Both need at least two checkpoints (seeds)."
         )
-    for note in comparison.gathered.notes:
+    for note in (*comparison.gathered.notes, *comparison.notes):
         yield f"{escape.markdown_text(note[:1].upper() + note[1:])}."
     for place in dict.fromkeys(group.cell for group in groups):
         records = [record for group in groups if group.cell == place for record in group.members]
@@ -31,8 +31,12 @@ def caveats(comparison: Comparison) -> Iterator[str]:
                 where = escape.markdown_text(", ".join(part for part in place if part))
                 yield f"**{where}: measured on {words}**, which alone can make a difference."
     yield (
-        "Cells of one language model share its weights and the text, so they resemble each other more than "
-        "cells of other models would: the interval and the sign test speak of cells like these only."
+        "The tasks of one language model and block share their checkpoints, so they are no replicates: "
+        "a sign test over cells finds differences where there are none."
+    )
+    yield (
+        "Places of one language model share its weights and the text, so they resemble each other more "
+        "than places of other models would: the interval and the sign test speak of such places only."
     )
     yield (
         "A difference that is not significant is not shown to be absent: that takes an interval inside "

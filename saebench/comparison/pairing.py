@@ -1,13 +1,18 @@
-"""Sources against each other cell by cell: language model × block × task, a mean over seeds in each."""
+"""Sources against each other: a mean over seeds in each cell, a mean over tasks in each place.
+
+A cell is language model × block × task. All tasks of one language model and block are measured on the
+same checkpoints, so the place (model, block) is the replicate of every interval and test, not the cell.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from statistics import fmean
 
-from saebench.comparison.groups import Gathered, SeedGroup, nearest
+from saebench.comparison.groups import Gathered, SeedGroup, listed, nearest
 from saebench.comparison.inference import (
     SignTest,
     holm,
@@ -15,9 +20,15 @@ from saebench.comparison.inference import (
     paired_interval,
     sign_test,
 )
-from saebench.comparison.quantities import Measured, Quantity, Values, by_seed
+from saebench.comparison.permutation import compare_groups
+from saebench.comparison.quantities import (
+    Measured,
+    Quantity,
+    by_seed,
+    common_tasks,
+    dropped_tasks,
+)
 from saebench.errors import ConfigError
-from saebench.metrics.group_comparison import compare_groups
 
 
 @dataclass(frozen=True)
@@ -36,12 +47,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Summary:
-    """Cells taken together: means, mean difference, its interval, and in how many a is better.
+    """Places taken together: means, mean difference, its interval, and in how many a is better.
 
-    Where no direction is better, ``sign.wins`` counts the cells where a is higher.
+    ``sign`` is the test over places. ``sign_test_cells`` counts cells, as is often published: its p
+    takes the tasks of a place for independent, which they are not, and is too small. Where no direction
+    is better, wins are where a is higher.
     """
 
     n_cells: int
+    n_places: int
     mean_a: float
     mean_b: float
     difference: float
@@ -49,11 +63,15 @@ class Summary:
     high: float | None
     interval: str
     sign: SignTest
+    sign_test_cells: SignTest
 
 
 @dataclass(frozen=True)
 class Row:
-    """One quantity in a table of two sources; ``p_holm`` is corrected for the other rows of the table."""
+    """One quantity in a table of two sources; ``p_holm`` is corrected for the other rows of the table.
+
+    A quantity without a better direction is no member of that family, and its ``p_holm`` is None.
+    """
 
     quantity: Quantity
     overall: Summary
@@ -82,7 +100,10 @@ class SeedRow:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Source ``a`` against source ``b``: the headline table, the table of the rest, and the seeds."""
+    """Source ``a`` against source ``b``: the headline table, the table of the rest, and the seeds.
+
+    ``notes`` say which tasks were left out of a place, since not every checkpoint there has them.
+    """
 
     a: str
     b: str
@@ -90,6 +111,17 @@ class Pairing:
     headline: tuple[Row, ...]
     rest: tuple[Row, ...]
     seeds: tuple[SeedRow, ...]
+    notes: tuple[str, ...] = ()
+
+
+def smallest_of(rows: Sequence[Row] | Sequence[SeedRow]) -> list[float]:
+    """The smallest p that each row could have, of the rows that Holm's correction covers."""
+    found = (
+        row.overall.sign.smallest_p if isinstance(row, Row) else row.smallest_p
+        for row in rows
+        if row.quantity.better != "none"
+    )
+    return [p for p in found if p is not None]
 
 
 def pair_sources(
@@ -144,7 +176,7 @@ def _pairing(a: str, b: str, gathered: Gathered, measured: Measured) -> Pairing:
             rows.append(_row(quantity, cells))
         if quantity.headline and not quantity.of_group:
             seeds += [row for pair in both for row in _seeds(*pair, quantity, measured)]
-    corrected = holm([row.p for row in seeds])
+    corrected = holm([row.p if row.quantity.better != "none" else None for row in seeds])
     return Pairing(
         a,
         b,
@@ -152,19 +184,38 @@ def _pairing(a: str, b: str, gathered: Gathered, measured: Measured) -> Pairing:
         _corrected([row for row in rows if row.quantity.headline]),
         _corrected([row for row in rows if not row.quantity.headline]),
         tuple(replace(row, p_holm=p) for row, p in zip(seeds, corrected, strict=True)),
+        tuple(_dropped(both, measured)),
     )
 
 
 def _cells(a: SeedGroup, b: SeedGroup, quantity: Quantity, measured: Measured) -> list[Cell]:
     of_a, of_b = measured.of(a, quantity), measured.of(b, quantity)
     cells = []
-    for task in of_a:
-        if task in of_b:
-            first, second = _mean(of_a[task]), _mean(of_b[task])
-            sizes = len(of_a[task]), len(of_b[task])
-            difference = first - second
-            cells.append(Cell(*a.cell, task, first, sizes[0], second, sizes[1], difference))
+    for task in common_tasks(of_a, of_b):
+        first, second = fmean(of_a[task].values()), fmean(of_b[task].values())
+        sizes = len(of_a[task]), len(of_b[task])
+        difference = first - second
+        cells.append(Cell(*a.cell, task, first, sizes[0], second, sizes[1], difference))
     return cells
+
+
+def _dropped(both: Sequence[tuple[SeedGroup, SeedGroup]], measured: Measured) -> Iterator[str]:
+    """A sentence for each place where tasks were left out, whatever the metric."""
+    for a, b in both:
+        sides = [(measured.of(a, q), measured.of(b, q)) for q in measured.quantities if q.by_task]
+        tasks = list(
+            dict.fromkeys(task for pair in sides if all(pair) for task in dropped_tasks(*pair))
+        )
+        if tasks:
+            yield left_out(a.cell, tasks)
+
+
+def left_out(place: tuple[str, str], tasks: Sequence[str]) -> str:
+    """Which tasks no mean of a place is over."""
+    where = ", ".join(part for part in place if part)
+    return (
+        f"{where}: means over tasks leave out {listed(tasks)}, which not every checkpoint there has"
+    )
 
 
 def _row(quantity: Quantity, cells: Sequence[Cell]) -> Row:
@@ -177,29 +228,50 @@ def _row(quantity: Quantity, cells: Sequence[Cell]) -> Row:
 
 
 def _summary(quantity: Quantity, cells: Sequence[Cell]) -> Summary:
-    n = len(cells)
-    differences = [cell.difference for cell in cells]
-    ties = sum(is_tie(cell.mean_a, cell.mean_b) for cell in cells)
-    higher = sum(cell.difference > 0 and not is_tie(cell.mean_a, cell.mean_b) for cell in cells)
-    lower = n - ties - higher
-    wins, losses = (lower, higher) if quantity.better == "lower" else (higher, lower)
-    interval = paired_interval(differences)
+    places = _over_tasks(cells)
+    n = len(places)
+    interval = paired_interval([a - b for a, b in places])
     return Summary(
+        len(cells),
         n,
-        math.fsum(cell.mean_a for cell in cells) / n,
-        math.fsum(cell.mean_b for cell in cells) / n,
-        math.fsum(differences) / n,
+        math.fsum(a for a, _ in places) / n,
+        math.fsum(b for _, b in places) / n,
+        math.fsum(a - b for a, b in places) / n,
         interval.low,
         interval.high,
         interval.how or interval.reason or "",
-        sign_test(wins, losses, ties),
+        _signs(quantity, places),
+        _signs(quantity, [(cell.mean_a, cell.mean_b) for cell in cells]),
     )
+
+
+def _over_tasks(cells: Sequence[Cell]) -> list[tuple[float, float]]:
+    """The two means of each place over its tasks."""
+    places: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        places.setdefault((cell.model, cell.block), []).append(cell)
+    return [
+        (
+            math.fsum(cell.mean_a for cell in tasks) / len(tasks),
+            math.fsum(cell.mean_b for cell in tasks) / len(tasks),
+        )
+        for tasks in places.values()
+    ]
+
+
+def _signs(quantity: Quantity, pairs: Sequence[tuple[float, float]]) -> SignTest:
+    """In how many pairs of means the first is better, and the sign test of that."""
+    ties = sum(is_tie(a, b) for a, b in pairs)
+    higher = sum(a > b and not is_tie(a, b) for a, b in pairs)
+    lower = len(pairs) - ties - higher
+    wins, losses = (lower, higher) if quantity.better == "lower" else (higher, lower)
+    return sign_test(wins, losses, ties)
 
 
 def _seeds(a: SeedGroup, b: SeedGroup, quantity: Quantity, measured: Measured) -> list[SeedRow]:
     of_a, of_b = measured.of(a, quantity), measured.of(b, quantity)
-    tasks = [task for task in of_a if task in of_b]
-    first, second = (_by_seed(values, tasks) for values in (of_a, of_b))
+    tasks = common_tasks(of_a, of_b)
+    first, second = (list(by_seed(values, tasks).values()) for values in (of_a, of_b))
     if not first or not second:
         return []
     test = compare_groups(first, second)
@@ -212,9 +284,9 @@ def _seeds(a: SeedGroup, b: SeedGroup, quantity: Quantity, measured: Measured) -
         SeedRow(
             quantity,
             *a.cell,
-            test.a.mean,
+            fmean(first),
             len(first),
-            test.b.mean,
+            fmean(second),
             len(second),
             test.difference,
             None if reason else test.p_value,
@@ -224,14 +296,7 @@ def _seeds(a: SeedGroup, b: SeedGroup, quantity: Quantity, measured: Measured) -
     ]
 
 
-def _by_seed(values: Values, tasks: Sequence[str]) -> list[float]:
-    return list(by_seed({task: values[task] for task in tasks}).values())
-
-
 def _corrected(rows: Sequence[Row]) -> tuple[Row, ...]:
-    corrected = holm([row.overall.sign.p for row in rows])
+    tested = [row.overall.sign.p if row.quantity.better != "none" else None for row in rows]
+    corrected = holm(tested)
     return tuple(replace(row, p_holm=p) for row, p in zip(rows, corrected, strict=True))
-
-
-def _mean(values: Mapping[str, float]) -> float:
-    return math.fsum(values.values()) / len(values)

@@ -18,9 +18,21 @@ OF_GROUPS = (
     *("functional_correlation", "firing_jaccard", "top_k_overlap"),
 )
 FLOORS = {
-    "shared_floor": "shared_encoder",
+    "shared_floor": "shared_decoder_alive",
     "matched_cosine_floor": "matched_cosine_decoder",
 }  # after
+LABELS = {
+    "shared_floor": "Shared latents (decoder, chance)",
+    "matched_cosine_floor": "Matched cosine (decoder, chance)",
+}
+# What the text, the language model or the sizes of the SAE decide, whatever its seed.
+FIXED = (
+    *("ce_clean", "ce_zero", "ce_mean", "kl_zero", "kl_mean", "l2_norm_in"),
+    *("fve_mean_predictor", "fve_pca", "fve_random_init"),
+    *("probe_accuracy_baseline", "probe_f1_baseline"),
+    *("probe_accuracy_majority", "probe_f1_majority"),
+    *FLOORS,
+)
 PROBES = "probe_"
 SCORES = {"accuracy": ("accuracy", "accuracy"), "macro_f1": ("f1", "macro-F1")}  # id, words
 WHOLE = ""  # the task of what is not measured by task
@@ -34,6 +46,7 @@ class Quantity:
 
     ``of_group`` has one value for a whole group, over the pairs of its members, and so no seeds.
     ``beside`` stands among the headline values, which have to be read against it: a baseline or a floor.
+    ``fixed`` does not depend on the seed: where all seeds agree they are one measurement, not many.
     """
 
     key: str
@@ -44,6 +57,7 @@ class Quantity:
     of_group: bool = False
     by_task: bool = False
     beside: bool = False
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,10 +90,34 @@ def measure(groups: Sequence[SeedGroup]) -> Measured:
     return Measured(tuple(sorted(known.values(), key=_place)), values)
 
 
-def by_seed(values: Values) -> dict[str, float]:
-    """The value of each checkpoint: the mean over the tasks that all of them were measured on."""
+def common_tasks(*sides: Values) -> list[str]:
+    """The tasks on which every checkpoint of every side was measured, in the order of the first side.
+
+    Means over other tasks than these would be means over different things.
+    """
+    if not sides:
+        return []
+    needed = [{name for scores in side.values() for name in scores} for side in sides]
+    return [
+        task
+        for task in sides[0]
+        if all(
+            names and names <= set(side.get(task, ()))
+            for side, names in zip(sides, needed, strict=True)
+        )
+    ]
+
+
+def dropped_tasks(*sides: Values) -> list[str]:
+    """The tasks that some checkpoint has and :func:`common_tasks` leaves out."""
+    kept = common_tasks(*sides)
+    return list(dict.fromkeys(task for side in sides for task in side if task not in kept))
+
+
+def by_seed(values: Values, tasks: Sequence[str] | None = None) -> dict[str, float]:
+    """The value of each checkpoint: its mean over ``tasks``, by default those that all of them have."""
     names = list(dict.fromkeys(name for scores in values.values() for name in scores))
-    tasks = [task for task, scores in values.items() if all(name in scores for name in names)]
+    tasks = common_tasks(values) if tasks is None else tasks
     if not tasks:
         return {}
     return {name: math.fsum(values[task][name] for task in tasks) / len(tasks) for name in names}
@@ -133,12 +171,13 @@ def _metric(record: Record, measurement: Measurement, *, of_group: bool) -> Quan
         headline = better != "none" and not measurement.name.endswith("_gap")
     return Quantity(
         key,
-        str(own.get("label") or key),
+        LABELS.get(measurement.name) or str(own.get("label") or key),
         str(own.get("unit") or ""),
         better,
         headline,
         of_group,
         beside=of_group and measurement.name in FLOORS,
+        fixed=measurement.name in FIXED,
     )
 
 
@@ -164,7 +203,10 @@ def _probe(arm: str, score: str) -> Quantity:
         label, better = known.label, known.better
     reads_it = better != "none"
     key = f"probing/{arm}/{score}"
-    return Quantity(key, label, words, better, reads_it, by_task=True, beside=not reads_it)
+    fixed = _probe_id(arm, score) in FIXED
+    return Quantity(
+        key, label, words, better, reads_it, by_task=True, beside=not reads_it, fixed=fixed
+    )
 
 
 def _place(quantity: Quantity) -> tuple[int, int, str]:

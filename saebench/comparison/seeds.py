@@ -12,28 +12,28 @@ from saebench.comparison.quantities import finite
 
 FLOOR = "decoder: chance floor of matched cosine"
 
-# Words, and where the number stands in the details of a pair; the first place that has one counts.
-MEASURES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("decoder: mean matched cosine", ("decoder.matched_cosine",)),
-    (FLOOR, ("floor.m.matched_cosine", "floor.matched_cosine")),
-    ("decoder: mean matched absolute cosine", ("decoder.matched_abs_cosine",)),
-    ("decoder: shared, of all latents", ("decoder.shared",)),
-    ("decoder: chance floor of shared", ("floor.m.shared", "floor.shared")),
-    ("decoder: shared, of alive latents", ("decoder.shared_alive",)),
-    ("decoder: chance floor of shared alive", ("floor.alive.shared",)),
-    ("decoder: max-cosine shared, first to second", ("decoder.max_cosine_shared_a",)),
-    ("decoder: max-cosine shared, second to first", ("decoder.max_cosine_shared_b",)),
-    ("encoder: mean matched cosine", ("encoder.matched_cosine",)),
-    ("encoder: shared, of all latents", ("encoder.shared",)),
-    ("decoder and encoder agree: shared", ("shared_both",)),
-    ("functional: mean correlation", ("functional.correlation",)),
-    ("functional: chance of correlation", ("functional.null",)),
-    ("functional: shared", ("functional.shared",)),
-    ("Jaccard of firing", ("firing_jaccard",)),
-    ("overlap of the most frequent latents", ("top_k_overlap",)),
-    ("chance of that overlap", ("top_k_chance",)),
-    ("latents that could be matched", ("latents.both",)),
-    ("of them alive", ("alive.both",)),
+# Words, and where the number stands in the details of a pair.
+MEASURES: tuple[tuple[str, str], ...] = (
+    ("decoder: mean matched cosine", "decoder.matched_cosine"),
+    (FLOOR, "floor.matched_cosine"),
+    ("decoder: mean matched absolute cosine", "decoder.matched_abs_cosine"),
+    ("decoder: shared, of all latents", "decoder.shared"),
+    ("decoder: chance floor of shared", "floor.shared"),
+    ("decoder: shared, of alive latents", "decoder.shared_alive"),
+    ("decoder: chance floor of shared alive", "floor.alive.shared"),
+    ("decoder: max-cosine shared, first to second", "decoder.max_cosine_shared_a"),
+    ("decoder: max-cosine shared, second to first", "decoder.max_cosine_shared_b"),
+    ("encoder: mean matched cosine", "encoder.matched_cosine"),
+    ("encoder: shared, of all latents", "encoder.shared"),
+    ("decoder and encoder agree: shared", "shared_both"),
+    ("functional: mean correlation", "functional.correlation"),
+    ("functional: chance of correlation", "functional.null"),
+    ("functional: shared", "functional.shared"),
+    ("Jaccard of firing", "firing_jaccard"),
+    ("overlap of the most frequent latents", "top_k_overlap"),
+    ("chance of that overlap", "top_k_chance"),
+    ("latents that could be matched", "latents.both"),
+    ("of them alive", "alive.both"),
 )
 
 
@@ -100,11 +100,13 @@ def matched_cosine(pair: Mapping[str, Any]) -> float | None:
     return _at(pair, "decoder.matched_cosine")
 
 
+def chance_cosine(pair: Mapping[str, Any]) -> float | None:
+    """The mean matched cosine that two random dictionaries of the sizes of a pair would have."""
+    return _row(pair).values[[words for words, _ in MEASURES].index(FLOOR)]
+
+
 def _row(pair: Mapping[str, Any]) -> PairRow:
-    values = tuple(
-        next((value for place in places if (value := _at(pair, place)) is not None), None)
-        for _, places in MEASURES
-    )
+    values = tuple(_at(pair, place) for _, place in MEASURES)
     decoder = pair.get("decoder")
     certified = decoder.get("certified") if isinstance(decoder, Mapping) else None
     known = certified if isinstance(certified, bool) else None

@@ -7,7 +7,8 @@ from statistics import fmean
 
 from saebench.comparison.document import Comparison, GroupValue
 from saebench.comparison.groups import SeedGroup
-from saebench.comparison.pairing import Pairing, Row, Summary
+from saebench.comparison.inference import Spread
+from saebench.comparison.pairing import Pairing, Row, Summary, smallest_of
 from saebench.comparison.quantities import WHOLE, Quantity
 from saebench.comparison.seeds import MEASURES, Seeds
 from saebench.comparison.text import (
@@ -21,6 +22,7 @@ from saebench.comparison.text import (
 from saebench.report import escape
 from saebench.report.table import markdown_grid
 
+LARGEST_P = 0.05  # above this for every row, a corrected p says nothing
 MOST_PAIRS = 6  # pairs of checkpoints side by side; of more, mean and range stand for all
 
 
@@ -49,7 +51,7 @@ def values_table(
             elif quantity.of_group:
                 cells.append(_whole(found))
             else:
-                cells.append(mean_and_sd(found.over_seeds))
+                cells.append(_seeds_text(quantity, found.over_seeds))
         if set(cells) != {NOTHING}:
             rows.append([cell(quantity.label), _better(quantity), *cells])
     header = ["Metric", "Better", *map(cell, sources)]
@@ -67,31 +69,50 @@ def tasks_table(comparison: Comparison, place: tuple[str, str]) -> str:
         tasks = dict.fromkeys(task for one in found if one for task in one.by_task)
         for task in tasks:
             spreads = [one.by_task.get(task) if one else None for one in found]
-            cells = [mean_and_sd(one) if one else NOTHING for one in spreads]
+            cells = [_seeds_text(quantity, one) if one else NOTHING for one in spreads]
             rows.append([cell(quantity.label), cell(task), *cells])
     return markdown_grid(["Metric", "Task", *map(cell, sources)], rows) if rows else ""
 
 
 def pairing_table(pairing: Pairing, rows: Sequence[Row]) -> str:
-    """Each quantity over all cells of two sources."""
+    """Each quantity over all places of two sources; columns that would say nothing are left out."""
     a, b = cell(pairing.a), cell(pairing.b)
+    tasks = any(row.overall.n_cells > row.overall.n_places for row in rows)
+    corrected = _can_pass(smallest_of(rows))
     grid = []
     for row in rows:
         whole = row.overall
         difference, interval = with_interval(whole.difference, whole.low, whole.high)
         grid.append(
             [
-                *(cell(row.quantity.label), _better(row.quantity), str(whole.n_cells)),
+                *(cell(row.quantity.label), _better(row.quantity), str(whole.n_places)),
                 *(value_text(whole.mean_a), value_text(whole.mean_b), difference, interval),
-                *(tally(whole.sign), p_text(whole.sign.p), p_text(whole.sign.smallest_p)),
-                p_text(row.p_holm),
+                *(p_text(whole.sign.p), p_text(whole.sign.smallest_p)),
+                *([p_text(row.p_holm)] if corrected else []),
+                tally(whole.sign_test_cells),
+                *([p_text(whole.sign_test_cells.p)] if tasks else []),
             ]
         )
     header = [
-        *("Metric", "Better", "Cells", f"Mean {a}", f"Mean {b}", "Mean difference"),
-        *("95 % interval", "Wins–ties–losses", "Sign test p", "Smallest possible p", "p (Holm)"),
+        *("Metric", "Better", "Places", f"Mean {a}", f"Mean {b}", "Mean difference"),
+        *("95 % interval", "Sign test p", "Smallest possible p"),
+        *(["p (Holm)"] if corrected else []),
+        "Wins–ties–losses",
+        *(["Sign test p if cells were independent"] if tasks else []),
     ]
     return markdown_grid(header, grid)
+
+
+def why_no_holm(smallest: Sequence[float], replicates: str) -> str:
+    """Why a table has no corrected p, given the smallest p of its rows; empty where it has one."""
+    if _can_pass(smallest):
+        return ""
+    if not smallest:
+        return f"There are too few {replicates} that differ for a test."
+    return (
+        f"No p is corrected for the number of rows: the smallest p that so few {replicates} allow is "
+        f"{p_text(min(smallest))}, so no row could be below {LARGEST_P}."
+    )
 
 
 def by_model_table(rows: Sequence[Row]) -> str:
@@ -125,6 +146,7 @@ def cells_table(pairing: Pairing, rows: Sequence[Row]) -> str:
 
 def shuffled_table(pairing: Pairing) -> str:
     """The permutation test over seeds for each quantity, model and block."""
+    corrected = _can_pass(smallest_of(pairing.seeds))
     grid = []
     for row in pairing.seeds:
         where = [cell(text) for text in (row.model, row.block)]
@@ -132,10 +154,12 @@ def shuffled_table(pairing: Pairing) -> str:
             f"{value_text(row.mean_a)} (n {row.n_a})",
             f"{value_text(row.mean_b)} (n {row.n_b})",
         ]
-        tests = [p_text(row.p), p_text(row.smallest_p), p_text(row.p_holm)]
+        tests = [p_text(row.p), p_text(row.smallest_p)]
+        tests += [p_text(row.p_holm)] if corrected else []
         grid.append([cell(row.quantity.label), *where, *means, value_text(row.difference), *tests])
     header = ["Metric", "Language model", "Block", cell(pairing.a), cell(pairing.b), "Difference"]
-    return markdown_grid([*header, "Permutation p", "Smallest possible p", "p (Holm)"], grid)
+    header += ["Permutation p", "Smallest possible p", *(["p (Holm)"] if corrected else [])]
+    return markdown_grid(header, grid)
 
 
 def matching_table(groups: Sequence[Seeds]) -> str:
@@ -202,6 +226,18 @@ def _whole(value: GroupValue) -> str:
     return text if interval == NOTHING else f"{text} {interval}"
 
 
+def _seeds_text(quantity: Quantity, found: Spread) -> str:
+    """Mean, sd and n over seeds; the value alone where no seed can change it."""
+    if quantity.fixed and found.n == 1:
+        return value_text(found.mean)
+    return mean_and_sd(found)
+
+
+def _can_pass(smallest: Sequence[float]) -> bool:
+    """Whether any row could have a p that is usually called significant."""
+    return min(smallest, default=1.0) <= LARGEST_P
+
+
 def _better(quantity: Quantity) -> str:
     return NOTHING if quantity.better == "none" else quantity.better
 
@@ -211,4 +247,4 @@ def _of_model(summary: Summary | None) -> str:
         return NOTHING
     difference, interval = with_interval(summary.difference, summary.low, summary.high)
     bounds = "" if interval == NOTHING else f" {interval}"
-    return f"{difference}{bounds} ({tally(summary.sign)})"
+    return f"{difference}{bounds} ({tally(summary.sign_test_cells)})"

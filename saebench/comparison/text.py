@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from saebench.comparison.inference import SignTest, Spread
 from saebench.record import Measurement
-from saebench.report.digits import estimate, number
+from saebench.report.digits import estimate, number, number_or_dash
 
 NOTHING = "–"
 SMALLEST_P = 0.001  # below this a p is shown as smaller
@@ -31,7 +31,7 @@ def with_interval(value: float, low: float | None, high: float | None) -> tuple[
 
 def value_text(value: float | None) -> str:
     """A number without an interval, a dash for none."""
-    return NOTHING if value is None else number(value)
+    return number_or_dash(value)
 
 
 def p_text(p: float | None) -> str:

@@ -47,7 +47,8 @@ OPTIONS = (
     Option(
         "data",
         "data",
-        "text: a .jsonl, .txt, .csv or .parquet file, a folder, or hf:dataset#split:column",
+        "text: a .jsonl, .txt, .csv or .parquet file, a folder, hf:dataset#split:column, faithful:MODEL, "
+        "uniform, unigram:SPEC or shuffled:SPEC",
         {"metavar": "SPEC"},
     ),
     Option("context-size", "context_size", "tokens per sequence", {"type": int, "metavar": "N"}),

@@ -20,8 +20,9 @@ from saebench.protocols import (
 
 T = TypeVar("T", FakeProtocol, ProbingProtocol, SeedsProtocol)
 
-TASK_KEYS = ("name", "train", "test", "text", "label")
+TASK_KEYS = ("name", "train", "test", "text", "label", "document")
 _OPEN = (0.0, float("inf"))
+LARGEST = 1000  # a bound that is worth telling
 # name: smallest and largest value, both allowed
 RANGES: Mapping[str, tuple[float, float]] = {
     "share": (0, 1),
@@ -46,6 +47,12 @@ def parse_protocol(kind: type[T], data: object, where: str, known: T | None = No
     hints = get_type_hints(kind)
     found = {name: _value(table, name, hints[name]) for name in table.data}
     protocol = replace(known or kind(), **found)
+    if isinstance(protocol, SeedsProtocol) and not protocol.threshold < 1:
+        raise table.error(
+            "threshold",
+            f"found {protocol.threshold:g}",
+            "A cosine above 1 cannot be; 0.7 is usual.",
+        )
     if isinstance(protocol, FakeProtocol) and protocol.relative and not 0 < protocol.threshold < 1:
         raise table.error(
             "threshold",
@@ -101,6 +108,7 @@ def _task(item: object, place: Any) -> Task:
         place.path(table.required("test")),
         table.text("text", "text") or "text",
         table.text("label", "label") or "label",
+        table.text("document", "document") or "document",
     )
 
 
@@ -150,7 +158,8 @@ def _value(table: Table, name: str, hint: Any) -> Any:
         raise table.error(name, f"expected {kind}, found {value!r:.80}", "Correct the value.")
     low, high = RANGES.get(name, _OPEN)
     if not low <= value <= high:
-        raise table.error(name, f"found {value}", f"Write a value from {low:g} to {high:g}.")
+        least = f"a value from {low:g} to {high:g}" if high <= LARGEST else f"at least {low:g}"
+        raise table.error(name, f"found {value}", f"Write {least}.")
     return float(value) if float in options else value
 
 

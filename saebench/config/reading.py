@@ -46,6 +46,7 @@ from saebench.config.schema import (
     ModelSpec,
     Place,
     SAESpec,
+    check_top,
     parse_config,
     parse_data,
     parse_model,
@@ -58,6 +59,13 @@ from saebench.gates import Gate
 from saebench.protocols import Group
 
 FILE_NAME = "saebench.toml"
+SUITE_OF_OPTION = {
+    "--group": "seeds",
+    "--match": "seeds",
+    "--fake": "fake_features",
+    "--task": "probing",
+    "--probe": "probing",
+}
 
 
 def find_config(start: Path) -> Path | None:
@@ -91,6 +99,7 @@ def load_config(path: str | Path | None = None, cwd: Path | None = None) -> Conf
                 "there is no such table",
                 f"Add it, or use {FILE_NAME}.",
             )
+    check_top(data, where)
     config = parse_config(Table(data, where, TOP_KEYS), Place(where, source.parent, cwd))
     return replace(config, source=source)
 
@@ -155,8 +164,24 @@ def merge_options(
         for spec in saes
     )
     changes |= _protocols(config, groups, tasks, matching, fake, probe, place)
-    changes["overrides"] = {**config.overrides, **_gate_options(gates)}
-    return replace(config, **changes)
+    rules = _gate_options(gates)
+    changes["overrides"] = {**config.overrides, **rules}
+    merged = replace(config, **changes)
+    needed = {f"the gate on {metric}": suite_of(metric) for metric, rule in rules.items() if rule}
+    said = {
+        "--group": groups,
+        "--match": matching,
+        "--fake": fake,
+        "--probe": probe,
+        "--task": tasks,
+    }
+    needed |= {option: SUITE_OF_OPTION[option] for option, texts in said.items() if texts}
+    for what, suite in needed.items():
+        if suite not in merged.suites:
+            raise ConfigError(
+                what, f"its suite {suite!r} does not run", f"Add --suite {suite}, or leave it out."
+            )
+    return merged
 
 
 def _protocols(

@@ -142,6 +142,19 @@ class Place:
         return str(relocate(source, self.path, partial(self.path, local=False)))
 
 
+DATA_KEYS = ("spec", "context_size", "n_sequences", "n_tokens", "mask", "pack")
+
+
+def check_top(data: Mapping[str, Any], where: str) -> None:
+    """Raise :class:`ConfigError` for keys of the data that stand beside it."""
+    for key in data:
+        name = {"sequences": "n_sequences", "tokens": "n_tokens"}.get(key, key)
+        if key not in TOP_KEYS and name in DATA_KEYS:
+            raise ConfigError(
+                where, f"unknown key {key!r}", f'Write data = {{ spec = "…", {name} = … }}.'
+            )
+
+
 def parse_config(table: Table, place: Place) -> Config:
     """The configuration that the top ``table`` of a file spells."""
     data = table.data
@@ -232,8 +245,7 @@ def parse_model(data: object, place: Place) -> ModelSpec:
 def parse_data(data: object, place: Place) -> DataSpec:
     """A data set from its spec or its table."""
     data = {"spec": data} if isinstance(data, str) else data
-    keys = ("spec", "context_size", "n_sequences", "n_tokens", "mask", "pack")
-    table = Table(data, f"[data] of {place.where}", keys)
+    table = Table(data, f"[data] of {place.where}", DATA_KEYS)
     n_sequences, n_tokens = table.count("n_sequences"), table.count("n_tokens")
     if n_sequences is not None and n_tokens is not None:
         raise ConfigError(

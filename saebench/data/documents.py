@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
 from saebench.data.tables import TABLES, Pick, columns, listed, read_rows, readable, wanted
+from saebench.data.vocabulary import generated_files
 from saebench.data_specs import HUB_PREFIX, Text, parse_spec
 from saebench.errors import DataError, HubError
 
 BLOCK_CHARS = 2**20  # texts longer than this are tokenised block by block
 DEFAULT_COLUMNS = ("text", "input_ids", "tokens")
+LARGEST_ID = 2**63  # what an id has to be below to be stored; the vocabulary is checked later
 SUFFIXES = (".txt", *TABLES)
 GENERATED = "generation.json"  # beside text that a model wrote
 GENERATED_IDS = "input_ids"  # its column of token ids
@@ -50,7 +52,8 @@ def open_documents(spec: str) -> Documents:
     ``path[#column]`` is a .txt, .jsonl, .json, .csv or .parquet file or a folder of these;
     ``hf:dataset[/config][@revision]#split[:column]`` is a hub dataset. A .txt file is one document,
     a table has one document a row; the column defaults to ``text``, else ``input_ids`` or ``tokens``.
-    A folder of generated text (with ``generation.json``) is read by its ``input_ids``.
+    A folder of generated text (with ``generation.json``) is read by its ``input_ids``: exactly the files
+    that it lists, once all are there as they were written.
     Raises :class:`DataError` when the spec names nothing readable, :class:`HubError` when the hub
     cannot be reached.
     """
@@ -88,18 +91,19 @@ class LocalDocuments:
                 "Give an existing .txt, .jsonl, .json, .csv or .parquet file, a folder of these, "
                 "or a hub dataset as hf:org/name#split.",
             )
+        if (path / GENERATED).is_file():
+            files = generated_files(path)
+            return cls(spec, files, column or GENERATED_IDS, path / GENERATED)
         inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        manifest = path / GENERATED if (path / GENERATED).is_file() else None
-        suffixes = SUFFIXES if manifest is None else (".parquet",)
-        paths = tuple(p for p in inside if p.suffix.lower() in suffixes)
+        paths = tuple(p for p in inside if p.suffix.lower() in SUFFIXES)
         if not paths:
             found = sorted({p.suffix or p.name for p in inside}) or ["nothing"]
             raise DataError(
-                f"data {spec!r} as {', '.join(suffixes)}",
+                f"data {spec!r} as {', '.join(SUFFIXES)}",
                 f"{'a folder with' if path.is_dir() else 'a file'} {', '.join(found[:8])}",
                 "Convert the data to one of these formats.",
             )
-        return cls(spec, paths, column or (None if manifest is None else GENERATED_IDS), manifest)
+        return cls(spec, paths, column)
 
     def read(self) -> Iterator[Piece]:
         """Every piece, file after file; raises :class:`DataError` on an unreadable one."""
@@ -107,8 +111,11 @@ class LocalDocuments:
             with readable(path):
                 yield from self._file(path)
 
-    def rows(self, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """The values of several columns, row after row; raises :class:`DataError` as :meth:`read`."""
+    def rows(self, names: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[Any, ...]]:
+        """The values of several columns, row after row, then of the ``optional`` ones that are there.
+
+        Raises :class:`DataError` as :meth:`read`.
+        """
         for path in self.paths:
             if path.suffix.lower() not in TABLES:
                 raise DataError(
@@ -117,7 +124,9 @@ class LocalDocuments:
                     f"Give a table: {', '.join(TABLES)}.",
                 )
             with readable(path):
-                yield from read_rows(path, partial(wanted, names=names, where=str(path)))
+                yield from read_rows(
+                    path, partial(wanted, names=names, where=str(path), optional=optional)
+                )
 
     def describe(self) -> dict[str, Any]:
         """The spec, the column, and the name and size of each file."""
@@ -131,6 +140,32 @@ class LocalDocuments:
         else:
             rows = read_rows(path, _text_column(self.column, str(path)))
             yield from _pieces((row[0] for row in rows), str(path))
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The first ``tokens`` sampled tokens of a generated text, the last sequence cut: a shorter text."""
+
+    of: LocalDocuments
+    tokens: int
+
+    @property
+    def manifest(self) -> Path | None:
+        """That of the whole text."""
+        return self.of.manifest
+
+    def read(self) -> Iterator[Piece]:
+        """The ids of one sequence after another; the start token of each is not counted."""
+        left = self.tokens
+        for content, _ in self.of.read():
+            yield Piece(content[: left + 1])
+            left -= len(content) - 1
+            if left <= 0:
+                return
+
+    def describe(self) -> dict[str, Any]:
+        """The column and the number of tokens: the same for whatever longer text they are read from."""
+        return {"column": self.of.column, "tokens": self.tokens}
 
 
 @dataclass(frozen=True)
@@ -256,13 +291,14 @@ def _pieces(values: Iterable[Any], where: str) -> Iterator[Piece]:
         if isinstance(value, str) and len(value) > BLOCK_CHARS:
             yield from _blocks(io.StringIO(value, newline=""))
         elif isinstance(value, str) or (
-            isinstance(value, Sequence) and all(isinstance(item, int) for item in value)
+            isinstance(value, Sequence)
+            and all(isinstance(item, int) and abs(item) < LARGEST_ID for item in value)
         ):
             yield Piece(value)
         else:
             raise DataError(
                 f"text or token ids in row {number} of {where}",
-                f"a {type(value).__name__}",
+                f"a {type(value).__name__} of other things",
                 "Name the column that holds the text with '#column' (':column' for a hub dataset).",
             )
 

@@ -13,12 +13,13 @@ import numpy as np
 from saebench.data.documents import BLOCK_CHARS, HubDocuments, Piece, open_documents
 from saebench.data.opening import Reader
 from saebench.data.stream import MaskPolicy, TokenStream
-from saebench.data.tables import TABLES, wanted
+from saebench.data.tables import TABLES, shown, wanted
 from saebench.data.vocabulary import check_vocabulary
 from saebench.errors import DataError
 from saebench.protocols import Task
 
-Example = tuple[str, str]  # text and label
+MAX_CLASSES = 300  # a probe has a row of weights for each class
+Example = tuple[str, str, str | None]  # text, label, and the document where one is named
 
 KNOWN_TASKS: Mapping[str, Task] = {
     task.name: task
@@ -39,7 +40,8 @@ class LabelledText:
 
     ``labels[n]`` int64; one sequence per text, truncated, BOS in front where the tokenizer has one.
     ``n_dropped`` counts texts that were drawn and have no token to read; ``digest`` is SHA-256 (hex)
-    over tokens, classes and labels.
+    over tokens, classes, labels and documents. ``documents[n]`` int64 numbers the document of each text,
+    None where the data name none; a text without one is a document of its own.
     """
 
     name: str
@@ -48,6 +50,7 @@ class LabelledText:
     classes: tuple[str, ...]
     n_dropped: int
     digest: str
+    documents: np.ndarray | None = None
 
     def describe(self) -> dict[str, Any]:
         """What the examples are and how many each class has, as plain JSON values."""
@@ -55,6 +58,7 @@ class LabelledText:
         return {
             "name": self.name,
             "classes": dict(zip(self.classes, counts.tolist(), strict=True)),
+            "n_documents": None if self.documents is None else len(np.unique(self.documents)),
             "n_dropped": self.n_dropped,
             "digest": self.digest,
             "data": self.stream.describe(),
@@ -114,7 +118,14 @@ def open_task(
     """
     if not task.test:
         found = find_task(task.train)
-        task = Task(task.name or found.name, found.train, found.test, found.text, found.label)
+        task = Task(
+            task.name or found.name,
+            found.train,
+            found.test,
+            found.text,
+            found.label,
+            found.document,
+        )
     check_vocabulary(tokenizer, vocab_size, model)
     reader = Reader(tokenizer, length, mask=mask, vocab_size=vocab_size, model=model)
     train = _read(task, task.train, reader, max_train, seed)
@@ -124,15 +135,15 @@ def open_task(
         if len(set(part.labels)) < 2:
             raise DataError(
                 f"two classes or more in column {task.label!r} of {part.spec!r}",
-                f"all of {len(part.labels)} examples have the label {part.labels[0]!r}",
+                f"all of {len(part.labels)} examples have the label {shown(part.labels[0])}",
                 "Name the column of the classes (label =), and data that are labelled: on the hub a "
                 "test split often is not. If the examples are few, raise max_train or max_test.",
             )
     if extra := _sorted(set(test.labels) - set(classes)):
         raise DataError(
             f"the classes of {task.test!r} among those of {task.train!r}",
-            f"{', '.join(map(repr, extra[:8]))} only in the test examples; "
-            f"train has {', '.join(map(repr, classes[:8]))}",
+            f"{', '.join(map(shown, extra[:8]))} only in the test examples; "
+            f"train has {', '.join(map(shown, classes[:8]))}",
             "Raise max_train, or leave examples of these classes out of the test data.",
         )
     return train.labelled(task.name, classes), test.labelled(task.name, classes)
@@ -146,14 +157,17 @@ class _Examples:
     stream: TokenStream
     labels: Sequence[str]
     n_dropped: int
+    documents: Sequence[str | None]
 
     def labelled(self, name: str, classes: Sequence[str]) -> LabelledText:
         number = {label: i for i, label in enumerate(classes)}
         labels = np.array([number[label] for label in self.labels], dtype=np.int64)
         digest = hashlib.sha256("\0".join([self.stream.digest, *classes]).encode())
         digest.update(labels.astype("<i8").tobytes())
+        if (documents := _numbered(self.documents)) is not None:
+            digest.update(documents.astype("<i8").tobytes())
         return LabelledText(
-            name, self.stream, labels, tuple(classes), self.n_dropped, digest.hexdigest()
+            name, self.stream, labels, tuple(classes), self.n_dropped, digest.hexdigest(), documents
         )
 
 
@@ -176,11 +190,12 @@ def _read(task: Task, spec: str, reader: Reader, limit: int, seed: int) -> _Exam
     """The drawn examples of one spec, without those that have nothing to read."""
     source = open_documents(spec)
     examples, n_rows = _drawn(source, task, spec, limit, seed)
+    _check_classes({example[1] for example in examples}, task, spec)
     drawn = {"text": task.text, "label": task.label, "n_rows": n_rows, "limit": limit, "seed": seed}
-    texts = _Texts([text for text, _ in examples], {**source.describe(), **drawn})
+    texts = _Texts([example[0] for example in examples], {**source.describe(), **drawn})
     rows = [
-        (row, label)
-        for row, (_, label) in zip(reader.each(texts), examples, strict=True)
+        (row, label, document)
+        for row, (_, label, document) in zip(reader.each(texts), examples, strict=True)
         if len(row.ids) > 1 and row.counted.any()
     ]
     if not rows:
@@ -189,9 +204,9 @@ def _read(task: Task, spec: str, reader: Reader, limit: int, seed: int) -> _Exam
             f"none among {len(examples)} examples",
             "Name the column that holds the text: text = of the task.",
         )
-    kept = [row for row, _ in rows]
+    kept, labels, documents = zip(*rows, strict=True)
     stream = reader.stream(lambda: iter(kept), texts.describe(), documents=lambda: len(kept))
-    return _Examples(spec, stream, [label for _, label in rows], len(examples) - len(rows))
+    return _Examples(spec, stream, labels, len(examples) - len(rows), documents)
 
 
 def _drawn(source: Any, task: Task, spec: str, limit: int, seed: int) -> tuple[list[Example], int]:
@@ -199,21 +214,33 @@ def _drawn(source: Any, task: Task, spec: str, limit: int, seed: int) -> tuple[l
 
     Local files are read twice, so that only drawn texts are held.
     """
-    names = (task.text, task.label)
+    names: tuple[str, ...] = (task.text, task.label)
+    document: tuple[str, ...] = () if task.document in names else (task.document,)
+    if document and task.document != Task.document:  # asked for: it has to be there
+        names, document = (*names, task.document), ()
     if isinstance(source, HubDocuments):
         table = source.whole()
-        wanted(table.column_names, names=names, where=spec)
+        found_names = wanted(table.column_names, names=names, where=spec, optional=document)
         n_rows = len(table)
         chosen = _order(n_rows, seed, spec)[:limit]
-        rows = ((row[task.text], row[task.label]) for row in table.select(chosen))
+        rows = (tuple(row[name] for name in found_names) for row in table.select(chosen))
         return [_example(row, i, spec) for i, row in zip(chosen, rows, strict=True)], n_rows
     n_rows = sum(1 for _ in source.rows(names))
     place = {int(row): i for i, row in enumerate(_order(n_rows, seed, spec)[:limit])}
     found: dict[int, Example] = {}
-    for number, row in enumerate(source.rows(names)):
+    for number, row in enumerate(source.rows(names, document)):
         if number in place:
             found[place[number]] = _example(row, number, spec)
     return [found[i] for i in range(len(place))], n_rows
+
+
+def _check_classes(classes: set[str], task: Task, spec: str) -> None:
+    if len(classes) > MAX_CLASSES:
+        raise DataError(
+            f"at most {MAX_CLASSES} classes in column {task.label!r} of {spec!r}",
+            f"{len(classes):,} different labels, as {shown(min(classes))} and {shown(max(classes))}",
+            "Name the column that holds the classes: label = of the task.",
+        )
 
 
 def _order(n_rows: int, seed: int, spec: str) -> np.ndarray:
@@ -223,13 +250,13 @@ def _order(n_rows: int, seed: int, spec: str) -> np.ndarray:
 
 
 def _example(row: tuple[Any, ...], number: int, spec: str) -> Example:
-    """A text and its label as text; an empty cell is an empty text."""
+    """A text, its label as text, and its document; an empty cell is an empty text, or no document."""
     where = f"row {number + 1} of {spec!r}"
-    if len(row) != 2:
+    if len(row) not in (2, 3):
         raise DataError(
             f"text and label in {where}", "a row without columns", "Write one object per row."
         )
-    text, label = row
+    text, label, document = row if len(row) == 3 else (*row, None)
     if text is not None and not isinstance(text, str):
         raise DataError(
             f"a text in {where}",
@@ -241,10 +268,28 @@ def _example(row: tuple[Any, ...], number: int, spec: str) -> Example:
     if not isinstance(label, int | str) or label == "":
         raise DataError(
             f"a label in {where}",
-            "none" if label is None or label == "" else f"{label!r:.40}, a {type(label).__name__}",
+            "none" if label is None or label == "" else _kind(label),
             "Label every row with a text or a whole number, or name another column: label =.",
         )
-    return text or "", str(label)
+    return text or "", str(label), None if document is None or document == "" else str(document)
+
+
+def _numbered(documents: Sequence[str | None]) -> np.ndarray | None:
+    """The number ``[n]`` int64 of each document, None where none is named; no name is one of its own."""
+    named = {name for name in documents if name is not None}
+    if not named:
+        return None
+    number = {name: i for i, name in enumerate(sorted(named))}
+    return np.array(
+        [len(number) + i if name is None else number[name] for i, name in enumerate(documents)],
+        dtype=np.int64,
+    )
+
+
+def _kind(label: Any) -> str:
+    """What a label is that is none: the value of a number, and its type."""
+    kind = f"a {type(label).__name__}"
+    return f"{shown(label)}, {kind}" if isinstance(label, float) else kind
 
 
 def _sorted(labels: set[str]) -> list[str]:

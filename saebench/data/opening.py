@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from saebench.data.documents import GENERATED_IDS, Documents, LocalDocuments, open_documents
+from saebench.data.documents import (
+    GENERATED_IDS,
+    Beginning,
+    Documents,
+    LocalDocuments,
+    open_documents,
+)
 from saebench.data.packing import Layout
 from saebench.data.random_ids import random_stream, unigram_probabilities
 from saebench.data.shuffled import shuffled_stream
@@ -36,6 +42,7 @@ def open_stream(
     vocab_size: int | None = None,
     prepend_bos: bool = True,
     model: str = "",
+    device: str | None = None,
 ) -> TokenStream:
     """The token stream of a data spec: see :mod:`saebench.data_specs` for what it may be.
 
@@ -46,12 +53,13 @@ def open_stream(
     or several where it is longer. ``mask`` says which positions count: ``special`` all but the
     tokenizer's special tokens, ``bos`` all but BOS, ``none`` all; of ids drawn at random all count but
     BOS at position 0. Those are drawn from ``range(vocab_size)``, else from the tokenizer's ids.
+    ``device`` is where a model generates text that is not in the cache; None is a GPU if there is one.
 
     Raises :class:`DataError` (:class:`HubError` for an unreachable hub) on data that cannot be read,
     random ids without a limit, and a tokenizer that is not the model's.
     """
     check_vocabulary(tokenizer, vocab_size, model)
-    reader = Reader(tokenizer, context_size, mask, pack, vocab_size, prepend_bos, model)
+    reader = Reader(tokenizer, context_size, mask, pack, vocab_size, prepend_bos, model, device)
     stream = reader.open(parse_spec(spec), Limits(n_sequences, n_tokens))
     stream.check()
     return stream
@@ -82,6 +90,7 @@ class Reader:
     vocab_size: int | None = None
     prepend_bos: bool = True
     model: str = ""
+    device: str | None = None
 
     def open(self, source: DataSource, limits: Limits) -> TokenStream:
         """The stream of a parsed spec; raises :class:`DataError` as :func:`open_stream` does."""
@@ -137,7 +146,7 @@ class Reader:
         """Documents joined and cut, or one sequence each."""
         layout = self._layout()
         counting = self._counting()
-        manifest = documents.manifest if isinstance(documents, LocalDocuments) else None
+        manifest = documents.manifest if isinstance(documents, LocalDocuments | Beginning) else None
         whole = manifest is not None and documents.describe()["column"] == GENERATED_IDS
         if manifest is not None and whole:
             check_generated(manifest, self.tokenizer)
@@ -156,7 +165,11 @@ class Reader:
         )
 
     def _generated(self, source: Faithful, limits: Limits) -> TokenStream:
-        """Text that a model generates now, or did before with the same settings."""
+        """Text that a model generates now, or did before with the same settings.
+
+        Without ``tokens`` as many as the limits need, read from a longer text where there is one: all
+        streams of a run that differ in their limits alone are of one text.
+        """
         from saebench.generation import GenerationSettings, ensure_generated
 
         length = source.length or self.context_size
@@ -169,8 +182,16 @@ class Reader:
             "seed": source.seed,
         }
         settings = GenerationSettings(**{k: v for k, v in given.items() if v is not None})
-        folder = ensure_generated(source.model, settings)
-        stream = self._text(open_documents(str(folder)), limits)
+        by_sequences = source.tokens is None and limits.n_tokens is None
+        folder = ensure_generated(
+            source.model,
+            settings,
+            device=self.device,
+            or_more=source.tokens is None,
+            n_sequences=limits.n_sequences if by_sequences else None,
+        )
+        whole = LocalDocuments.open(str(folder))
+        stream = self._text(Beginning(whole, settings.tokens), limits)
         full = {name: getattr(settings, name) for name in given}
         return stream.named(str(source), {"generated_by": source.model, "settings": full})
 

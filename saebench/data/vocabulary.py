@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from saebench.errors import DataError
-from saebench.generation.manifest import UNFINISHED, vocabulary
+from saebench.errors import DataError, OutputError
+from saebench.generation.manifest import Manifest, read_manifest, vocabulary, whole_shards
 
 
 def check_vocabulary(tokenizer: Any, vocab_size: int | None, model: str) -> None:
@@ -35,30 +36,42 @@ def check_vocabulary(tokenizer: Any, vocab_size: int | None, model: str) -> None
 
 
 def check_generated(manifest: Path, tokenizer: Any) -> None:
-    """Check that the generated ids beside a ``generation.json`` are all there and of this vocabulary.
+    """Check that the generated ids beside a ``generation.json`` are of this vocabulary.
 
-    Raises :class:`DataError`. A file that names no vocabulary is believed: ids that the model does not
-    have are found when they occur.
+    Raises :class:`DataError`. Whether they are all there shows when they are opened: see
+    :func:`saebench.data.documents.open_documents`.
     """
-    folder = str(manifest.parent)
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        status, digest = content.get("status"), content.get("vocabulary", {}).get("digest")
-    except (OSError, ValueError, AttributeError) as error:
+    folder = manifest.parent
+    if generated(folder).vocabulary["digest"] != vocabulary(tokenizer, 0, None)["digest"]:
         raise DataError(
-            f"the generated text in {folder!r}",
-            f"{manifest.name} is damaged ({type(error).__name__}: {error})",
-            "Generate the text again, or name its files instead of the folder.",
-        ) from error
-    if status == UNFINISHED:
-        raise DataError(
-            f"the generated text in {folder!r}",
-            "it is not finished",
-            "Run saebench generate again with the same settings: it goes on where it stopped.",
-        )
-    if digest is not None and digest != vocabulary(tokenizer, 0, None)["digest"]:
-        raise DataError(
-            f"the token ids in {folder!r}",
+            f"the token ids in {str(folder)!r}",
             "they were generated with another vocabulary than this model's",
             f"Read the text instead: {folder}#text.",
         )
+
+
+def generated(folder: Path) -> Manifest:
+    """What a folder of generated text says that it holds; raises :class:`DataError` where it is damaged."""
+    with _as_data(folder):
+        manifest = read_manifest(folder)
+        assert manifest is not None  # asked only of folders that have one
+        return manifest
+
+
+def generated_files(folder: Path) -> tuple[Path, ...]:
+    """The shards of a finished text, and no other file; raises :class:`DataError` unless each is whole."""
+    with _as_data(folder):
+        return whole_shards(folder, generated(folder))
+
+
+@contextmanager
+def _as_data(folder: Path) -> Iterator[None]:
+    """What is wrong with a generated text as an error of data, which it is to those who read it."""
+    try:
+        yield
+    except OutputError as error:
+        raise DataError(
+            f"the generated text in {str(folder)!r}",
+            f"{error.asked}: {error.found}",
+            f"{error.next_step}; or name the files to read instead of the folder.",
+        ) from error

@@ -107,10 +107,20 @@ def _largest(codes: SparseCodes, texts: Texts) -> sparse.csr_array:
 
 
 def _tidy(rows: sparse.csr_array) -> sparse.csr_array:
-    """float32, sorted, and without zeros that are stored."""
+    """float32, sorted, without zeros that are stored, and with int32 indices: half of what int64 take."""
     rows = rows.astype(np.float32)
     rows.eliminate_zeros()
     rows.sort_indices()
+    return _narrow(rows)
+
+
+def _narrow(rows: sparse.csr_array) -> sparse.csr_array:
+    """The same rows with int32 indices, wherever those can number what is stored."""
+    if rows.nnz > np.iinfo(np.int32).max:
+        return rows
+    rows.indices, rows.indptr = (
+        part.astype(np.int32, copy=False) for part in (rows.indices, rows.indptr)
+    )
     return rows
 
 
@@ -190,10 +200,12 @@ class PooledSubject(_PooledTexts):
         """The pooled codes ``[n_texts, d_sae]`` float32; row i is of the text with sequence id i."""
         ids = np.concatenate(self._ids)
         codes = sparse.vstack(self._codes, format="csr")
+        self._codes = []
         if not np.array_equal(ids, np.arange(self.n_texts)):
             moves = (np.ones(len(ids), dtype=np.float32), (ids, np.arange(len(ids))))
             codes = sparse.csr_array(moves, shape=(self.n_texts, len(ids))) @ codes
         codes.sort_indices()
+        codes = _narrow(codes)
         self._codes, self._ids = [codes], [np.arange(self.n_texts)]
         return codes
 

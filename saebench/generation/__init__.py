@@ -1,8 +1,9 @@
 """Text that a language model wrote itself, sampled from its start token: the model's own distribution.
 
 ``settings`` says what to sample (light), ``sampling`` samples, ``manifest`` and ``shards`` keep what is
-done, ``writing`` ties them into a resumable folder, ``statistics`` describes ids, ``card`` writes the
-data set's card, ``comparing`` puts a reference beside it, ``cached`` keeps folders for data specs.
+done, ``content`` checks what was kept, ``writing`` ties them into a resumable folder,
+``statistics`` describes ids, ``card`` writes the data set's card, ``comparing`` puts a reference beside
+it, ``cached`` keeps folders for data specs.
 Names are imported on first use: settings are read without torch.
 """
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from saebench.errors import OutputError
@@ -15,10 +16,11 @@ from saebench.generation.manifest import (
     keep_whole_shards,
     read_manifest,
     vocabulary,
+    whole_shards,
 )
-from saebench.generation.sampling import start_and_end
+from saebench.generation.sampling import Sampler, start_and_end
 from saebench.generation.settings import GenerationSettings
-from saebench.generation.writing import generate
+from saebench.generation.writing import write, writer
 from saebench.models import LanguageModel, locate
 
 CACHE_VARIABLE = "SAEBENCH_CACHE"
@@ -26,12 +28,19 @@ _DIGITS = 24
 
 
 def ensure_generated(
-    model_ref: str, settings: GenerationSettings, *, device: str | None = None
+    model_ref: str,
+    settings: GenerationSettings,
+    *,
+    device: str | None = None,
+    or_more: bool = False,
+    n_sequences: int | None = None,
 ) -> Path:
     """The folder with the text of a model, generated into the cache where it is missing or unfinished.
 
-    The shards lie in its sub-folder ``data``. ``model_ref`` is a local folder or a hub id. One line on
-    stderr says when something is generated.
+    The shards lie in its sub-folder ``data``. ``model_ref`` is a local folder or a hub id. With
+    ``or_more`` a finished text made in the same way that has more tokens (or ``n_sequences`` and more)
+    will do: fewer tokens are its beginning, byte for byte. One line on stderr says when something is
+    generated, or another process that generates is waited for.
 
     Raises
     ------
@@ -48,20 +57,49 @@ def ensure_generated(
         vocabulary=vocabulary(tokenizer, *ends),
     )
     folder = cache_folder() / "generated" / _key(wanted)
-    found = read_manifest(folder)
-    if found is not None:
-        check_same(folder, found, wanted)
-        keep_whole_shards(folder, found)
-        if found.finished:
+    if _is_there(folder, wanted):
+        return folder
+    if or_more and (larger := _larger(folder, wanted, n_sequences)) is not None:
+        return larger
+    with writer(folder):
+        if _is_there(folder, wanted):  # another process may have made it while we waited
             return folder
-    done = sum(shard["n_tokens"] for shard in found.shards) if found is not None else 0
-    print(
-        f"saebench: {located.id} writes {settings.tokens:,} tokens into {folder}"
-        + (f"; {done:,} are there" if done else ""),
-        file=sys.stderr,
-    )
-    model = LanguageModel.open(located, dtype=settings.dtype, device=device)
-    return generate(model, settings, folder).folder
+        found = read_manifest(folder)
+        done = found.counts["tokens"] if found is not None else 0
+        print(
+            f"saebench: {located.id} writes {settings.tokens:,} tokens into {folder}"
+            + (f"; {done:,} are there" if done else ""),
+            file=sys.stderr,
+        )
+        model = LanguageModel.open(located, dtype=settings.dtype, device=device)
+        return write(Sampler(model, settings), folder).folder
+
+
+def _is_there(folder: Path, wanted: Manifest) -> bool:
+    """Whether the text is in the folder, whole; raises :class:`OutputError` where there is another."""
+    found = read_manifest(folder)
+    if found is None:
+        return False
+    check_same(folder, found, wanted)
+    keep_whole_shards(folder, found)
+    return found.finished
+
+
+def _larger(folder: Path, wanted: Manifest, n_sequences: int | None) -> Path | None:
+    """A whole text in the cache of which the wanted one is the beginning; damaged ones are passed over."""
+    asked = {**wanted.identity(), "tokens": None}
+    for path in sorted(folder.parent.glob("*")):
+        with suppress(OutputError):
+            found = read_manifest(path)
+            if found is None or {**found.identity(), "tokens": None} != asked:
+                continue
+            enough = found.counts["tokens"] >= wanted.settings["tokens"] or (
+                n_sequences is not None and found.counts["sequences"] >= n_sequences
+            )
+            if enough and found.finished:
+                whole_shards(path, found)
+                return path
+    return None
 
 
 def cache_folder() -> Path:

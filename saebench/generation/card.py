@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 
+from saebench.errors import OutputError
 from saebench.generation.manifest import Manifest
 from saebench.generation.shards import DATA_FOLDER, PATTERN
-from saebench.generation.whole_files import put_text
+from saebench.whole_files import put_text
 
 NAME = "README.md"
 BEGIN = "<!-- saebench:statistics -->"
@@ -32,13 +33,27 @@ def write_card(folder: Path, manifest: Manifest) -> bool:
     if not path.exists():
         put_text(path, _whole_card(manifest, block))
         return True
-    text = path.read_text("utf-8", errors="replace")
+    text = _text(path)
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         return False
+    if "\r\n" in text:
+        block = block.replace("\n", "\r\n")
     put_text(path, before + block + after)
     return True
+
+
+def _text(path: Path) -> str:
+    """A card with its line ends as they are; raises :class:`OutputError` for one that is not UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(
+            f"the card {path}",
+            f"it cannot be read as UTF-8 ({error})",
+            "Convert it to UTF-8 or move it away, and run the same again: the text is kept",
+        ) from error
 
 
 def statistics_table(manifest: Manifest) -> list[str]:

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from saebench.generation.card import write_card
-from saebench.generation.statistics import IdStatistics, describe_ids, unigram_distances
-from saebench.generation.whole_files import locked
-from saebench.generation.writing import Generated
+from saebench.generation.statistics import describe_ids, unigram_distances
+from saebench.generation.writing import Generated, writer
 
 # what depends on where sequences begin and end, which says nothing of documents that were joined
 _OF_WHOLE_SEQUENCES = ("eos_share", "first_entropy", "first_distinct_share")
@@ -26,26 +25,18 @@ def add_reference(
     """
     manifest = generated.manifest
     eos_id = manifest.vocabulary["eos_id"]
-    own = describe_folder(generated)
-    other = describe_ids(sequences, vocab_size=own.vocab_size, eos_id=eos_id)
+    own = describe_ids(generated.sequences(), vocab_size=generated.vocab_size, eos_id=eos_id)
+    other = describe_ids(sequences, vocab_size=generated.vocab_size, eos_id=eos_id)
     statistics = other.to_json()
     if packed:
         statistics |= dict.fromkeys(_OF_WHOLE_SEQUENCES)
+    manifest.statistics = own.to_json()
     manifest.reference = {
         "spec": spec,
         "cut": cut,
         "statistics": statistics,
         "distances": unigram_distances(own.counts, other.counts).to_json(),
     }
-    with locked(generated.folder):
+    with writer(generated.folder):
         manifest.write(generated.folder)
         return write_card(generated.folder, manifest)
-
-
-def describe_folder(generated: Generated) -> IdStatistics:
-    """The statistics of a finished folder as they were written, with its token counts read again."""
-    written = dict(generated.manifest.statistics or {})
-    counts = np.zeros(written["vocab_size"], dtype=np.int64)
-    for row in generated.sequences():
-        np.add.at(counts, row, 1)
-    return IdStatistics(**written, counts=counts)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from saebench.errors import OutputError
-from saebench.generation.settings import GenerationSettings
+from saebench.generation.content import FINISHED, UNFINISHED, check_content
 from saebench.generation.shards import DATA_FOLDER, PATTERN, file_digest
-from saebench.generation.whole_files import put_json
+from saebench.generation.statistics import IdStatistics
+from saebench.whole_files import put_json
 
 NAME = "generation.json"
 SCHEMA_VERSION = 1
-UNFINISHED, FINISHED = "unfinished", "finished"
+_STATISTICS = {item.name for item in fields(IdStatistics)} - {"counts"}
 
 
 @dataclass
@@ -45,11 +46,15 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Replace the folder's file in one step; raises :class:`OutputError`."""
+        self.count()
+        put_json(folder / NAME, asdict(self))
+
+    def count(self) -> None:
+        """Make ``counts`` those of the shards."""
         self.counts = {
             "sequences": sum(shard["n_sequences"] for shard in self.shards),
             "tokens": sum(shard["n_tokens"] for shard in self.shards),
         }
-        put_json(folder / NAME, asdict(self))
 
     def identity(self) -> dict[str, Any]:
         """What has to agree before a folder is gone on with, by names that a message can show."""
@@ -65,7 +70,8 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a folder, or None where it has none.
 
-    Raises :class:`OutputError` when it is damaged, or the folder holds shards of somebody else.
+    Raises :class:`OutputError` when it is damaged or not true of itself, or the folder holds shards of
+    somebody else. Whether the shards are there is not looked at: see :func:`keep_whole_shards`.
     """
     path = folder / NAME
     if not path.exists():
@@ -80,16 +86,15 @@ def read_manifest(folder: Path) -> Manifest | None:
         data = json.loads(path.read_text("utf-8"))
         if data.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"schema version {data.get('schema_version')}, not {SCHEMA_VERSION}")
+        check_content(data, _STATISTICS)
         manifest = Manifest(**data)
-        for shard in manifest.shards:
-            _ = shard["file"], shard["sha256"], int(shard["n_tokens"]), int(shard["n_sequences"])
-        GenerationSettings(**manifest.settings)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError(
             f"the file {path}",
             f"it is damaged ({type(error).__name__}: {error})",
             "Delete the folder to generate the text again, or choose another",
         ) from error
+    manifest.count()
     return manifest
 
 
@@ -126,6 +131,25 @@ def keep_whole_shards(folder: Path, manifest: Manifest) -> None:
                 "its content is not what was written",
                 "Delete the file to have it written again",
             )
+
+
+def whole_shards(folder: Path, manifest: Manifest) -> tuple[Path, ...]:
+    """The files of a finished text in their order, each as it was written; :class:`OutputError` else."""
+    if not manifest.finished:
+        raise OutputError(
+            f"generated text in {folder}",
+            "it is not finished",
+            "Run saebench generate again with the same settings: it goes on where it stopped",
+        )
+    paths = tuple(folder / shard["file"] for shard in manifest.shards)
+    for path, shard in zip(paths, manifest.shards, strict=True):
+        if not path.exists() or file_digest(path) != shard["sha256"]:
+            raise OutputError(
+                f"the shard {path}",
+                "its content is not what was written" if path.exists() else "there is none",
+                "Delete it and run saebench generate again with the same settings: it is written anew",
+            )
+    return paths
 
 
 def vocabulary(tokenizer: Any, start_id: int, eos_id: int | None) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from saebench.errors import ConfigError, ModelError
@@ -51,32 +49,6 @@ class GenerationSettings:
         if self.dtype not in DTYPES:
             raise _wrong("dtype", self.dtype, f"one of {', '.join(DTYPES)}")
 
-    @classmethod
-    def parse(cls, query: str, **defaults: Any) -> GenerationSettings:
-        """The settings in a query such as ``tokens=1_000_000&temperature=0.7``, over ``defaults``.
-
-        Raises :class:`ConfigError` for a key that is unknown or there twice, or a value it cannot have.
-        """
-        given: dict[str, Any] = {}
-        for item in filter(None, query.split("&")):
-            key, equals, text = item.partition("=")
-            if key not in _READ:
-                raise ConfigError(
-                    f"generation setting {key!r}", "there is none of that name", _nearest(key)
-                )
-            if key in given or not equals:
-                raise ConfigError(
-                    f"generation setting {key!r} in {query!r}",
-                    "it is there twice" if key in given else "it has no value",
-                    f"Write {key}=VALUE once",
-                )
-            try:
-                given[key] = _READ[key](text.strip())
-            except ValueError:
-                kind = "a whole number" if _READ[key] is int else "a number"
-                raise _wrong(key, text, kind) from None
-        return cls(**{**defaults, **given})
-
     def resolved(self, context_size: int | None) -> GenerationSettings:
         """The same settings with the length that a model with this context makes of them.
 
@@ -97,14 +69,6 @@ class GenerationSettings:
         return asdict(self)
 
 
-_READ: dict[str, Callable[[str], Any]] = {
-    field.name: {"tokens": int, "length": int, "seed": int, "batch_size": int, "dtype": str}.get(
-        field.name, float
-    )
-    for field in fields(GenerationSettings)
-}
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -118,8 +82,3 @@ def _whole(name: str, value: object, low: int, limit: int | None = None) -> None
 
 def _wrong(name: str, value: object, right: str) -> ConfigError:
     return ConfigError(f"generation setting {name} = {value!r}", "not usable", f"Give {right}")
-
-
-def _nearest(key: str) -> str:
-    close = difflib.get_close_matches(key.lower(), _READ, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(_READ)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from saebench.errors import OutputError
-from saebench.generation.whole_files import put
+from saebench.whole_files import put
 
 DATA_FOLDER = "data"
 PATTERN = "train-*.parquet"
@@ -42,7 +43,7 @@ def write_shard(
     ids = pyarrow.ListArray.from_arrays(offsets, np.concatenate(sequences).astype(np.int32))
     table = pyarrow.table({"input_ids": ids, "text": texts, "n_tokens": sizes - 1})
     name = shard_name(number)
-    put(folder / name, lambda place: pyarrow.parquet.write_table(table, place))
+    put(folder / name, lambda place: pyarrow.parquet.write_table(table, place), alone=True)
     return {
         "file": name,
         "sha256": file_digest(folder / name),
@@ -65,11 +66,20 @@ def read_sequences(path: Path) -> Iterator[np.ndarray]:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content; raises :class:`OutputError` where it cannot be read."""
+    """SHA-256 of a file's content, which is read once as long as the file is the same.
+
+    Raises :class:`OutputError` where it cannot be read.
+    """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        found = path.stat()
+        return _digest(str(path), found.st_ino, found.st_size, found.st_mtime_ns)
     except OSError as error:
         raise OutputError(
             f"the shard {path}", error.strerror or str(error), "Check its permissions"
         ) from error
+
+
+@lru_cache(maxsize=2**14)
+def _digest(path: str, *_same_file: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

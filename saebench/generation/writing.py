@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +26,8 @@ from saebench.generation.sampling import Sampler
 from saebench.generation.settings import GenerationSettings
 from saebench.generation.shards import DATA_FOLDER, read_sequences, write_shard
 from saebench.generation.statistics import describe_ids
-from saebench.generation.whole_files import locked
 from saebench.models import LanguageModel
+from saebench.whole_files import locked
 
 MIN_SHARD_TOKENS = 2**15  # what a kill may cost: seconds of a small model, minutes of a large one
 MAX_SHARD_TOKENS = 2**23
@@ -35,10 +38,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Generated:
-    """A finished folder of generated text; ``data`` in it holds nothing but the shards."""
+    """A finished folder of generated text; ``data`` in it holds nothing but the shards.
+
+    ``vocab_size`` is the model's, not one that the folder says.
+    """
 
     folder: Path
     manifest: Manifest
+    vocab_size: int
 
     @property
     def data(self) -> Path:
@@ -78,20 +85,54 @@ def generate(
     """
     folder = Path(out)
     sampler = Sampler(model, settings)
+    with writer(folder):
+        return write(sampler, folder, progress)
+
+
+def writer(folder: Path) -> AbstractContextManager[None]:
+    """The right to write to a folder, which is made; says on stderr that another process has it."""
+    return locked(folder, waiting=partial(_say_waiting, folder))
+
+
+def write(sampler: Sampler, folder: Path, progress: Progress | None = None) -> Generated:
+    """Do what :func:`generate` does, in a folder that the caller holds with :func:`writer`."""
+    model = sampler.model
     wanted = Manifest(
         settings=sampler.settings.to_json(),
         model=model.identity(),
         vocabulary=vocabulary(model.tokenizer, sampler.start_id, sampler.eos_id),
     )
-    with locked(folder):
-        manifest = read_manifest(folder)
-        if manifest is None:
-            manifest = wanted
-        check_same(folder, manifest, wanted)
-        keep_whole_shards(folder, manifest)
-        if not manifest.finished:
-            _go_on(sampler, folder, manifest, progress)
-        return Generated(folder, manifest)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        _check_free(folder)
+        manifest = wanted
+    check_same(folder, manifest, wanted)
+    keep_whole_shards(folder, manifest)
+    if not manifest.finished:
+        _go_on(sampler, folder, manifest, progress)
+    return Generated(folder, manifest, model.vocab_size)
+
+
+def _check_free(folder: Path) -> None:
+    """Raise :class:`OutputError` where a new data set would lie among other things."""
+    others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if others:
+        raise OutputError(
+            f"an empty folder for generated text, {folder}",
+            f"it holds {', '.join(others[:5])}{' …' if others[5:] else ''}",
+            "Choose another folder, or move these files.",
+        )
+
+
+def _say_waiting(folder: Path) -> None:
+    with suppress(OutputError):  # what is wrong with it shows when it is our turn
+        found = read_manifest(folder)
+        done = f", which has {found.counts['tokens']:,} tokens" if found is not None else ""
+        print(
+            f"saebench: another process is writing to {folder}{done}: waiting for it",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _go_on(sampler: Sampler, folder: Path, manifest: Manifest, progress: Progress | None) -> None:
@@ -116,10 +157,9 @@ def _go_on(sampler: Sampler, folder: Path, manifest: Manifest, progress: Progres
         manifest.write(folder)
     if progress is not None:
         progress(wanted, wanted)
-    text = Generated(folder, manifest).sequences()
-    manifest.statistics = describe_ids(
-        text, vocab_size=sampler.model.vocab_size, eos_id=sampler.eos_id
-    ).to_json()
+    vocab_size = sampler.model.vocab_size
+    text = Generated(folder, manifest, vocab_size).sequences()
+    manifest.statistics = describe_ids(text, vocab_size=vocab_size, eos_id=sampler.eos_id).to_json()
     manifest.status = FINISHED
     write_card(folder, manifest)
     manifest.write(folder)

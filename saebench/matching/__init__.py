@@ -3,20 +3,28 @@
 from saebench.matching.assignment import Matching, match_directions, match_scores
 from saebench.matching.floor import Floor, chance_floor
 from saebench.matching.scores import BlockScores, CosineScores, ScoreBlocks
-from saebench.matching.shared import Curve, Shared, cosine_histogram, shared, shared_curve
+from saebench.matching.shared import (
+    Matched,
+    cosine_histogram,
+    match_alive,
+    match_among,
+    share_above,
+    shared_curve,
+)
 
 __all__ = [
     "BlockScores",
     "CosineScores",
-    "Curve",
     "Floor",
+    "Matched",
     "Matching",
     "ScoreBlocks",
-    "Shared",
     "chance_floor",
     "cosine_histogram",
+    "match_alive",
+    "match_among",
     "match_directions",
     "match_scores",
-    "shared",
+    "share_above",
     "shared_curve",
 ]

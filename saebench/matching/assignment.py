@@ -19,9 +19,10 @@ from saebench.matching.candidates import value_of
 from saebench.matching.rounds import Optimum, optimise
 from saebench.matching.scores import BlockScores, CosineScores, Floats, Ints, ScoreBlocks, Source
 
+WHOLE_UP_TO = 8192  # rows and columns; half a gigabyte of scores, some seconds
 DENSE_UP_TO = 2048  # rows and columns; scipy's dense solver takes under a second
 CANDIDATES = 48
-MAX_ROUNDS = 12
+MAX_ROUNDS = 24
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,10 @@ def match_directions(
     """Match the rows of ``a[m_a, d]`` with rows of ``b[m_b, d]`` so that the sum of cosines is largest.
 
     ``absolute`` maximises the sum of absolute cosines. Zero rows have cosine 0 with everything. Up to
-    ``dense_up_to`` rows the matrix is solved whole; above, about ``candidates`` pairs per row and column
-    are kept in at most ``max_rounds`` rounds. ``screen`` is the dtype of the first, rough products
-    (bfloat16 where this machine multiplies it faster); the result does not depend on it but for ties.
+    ``dense_up_to`` rows the matrix is solved whole (0: never); above, about ``candidates`` pairs per row
+    and column are kept in at most ``max_rounds`` rounds, and up to 8,192 rows it is solved whole after
+    all where those leave it unproven. ``screen`` is the dtype of the first, rough products (bfloat16
+    where this machine multiplies it faster); the result does not depend on it but for ties.
 
     Raises:
         CheckpointError: not two matrices of one width, or NaN or infinite weights.
@@ -98,8 +100,12 @@ def _match(
 ) -> Matching:
     if max(source.shape) <= dense_up_to:
         return _dense(source, absolute)
-    found = optimise(source, absolute, n, max_rounds)
-    return _summarised(source, absolute, found)
+    found = _summarised(source, absolute, optimise(source, absolute, n, max_rounds))
+    if not found.certified and dense_up_to > 0 and max(source.shape) <= WHOLE_UP_TO:
+        return _dense(
+            source, absolute
+        )  # many equal scores defeat candidates; here memory allows it
+    return found
 
 
 def _dense(source: CosineScores | BlockScores, absolute: bool) -> Matching:
@@ -111,9 +117,18 @@ def _dense(source: CosineScores | BlockScores, absolute: bool) -> Matching:
     columns[rows], matched[rows] = partners, scores[rows, partners]
     total = float(values[rows, partners].sum())
     return Matching(
-        columns, matched, values.max(1), values.max(0), total, total, True,
-        scores.size, 1, "dense", absolute,
-    )  # fmt: skip
+        columns=columns,
+        scores=matched,
+        best_a=values.max(1),
+        best_b=values.max(0),
+        total=total,
+        bound=total,
+        certified=True,
+        n_candidates=scores.size,
+        rounds=1,
+        how="dense",
+        absolute=absolute,
+    )
 
 
 def _summarised(source: Source, absolute: bool, found: Optimum) -> Matching:
@@ -122,7 +137,15 @@ def _summarised(source: Source, absolute: bool, found: Optimum) -> Matching:
     scores[rows] = source.exact(rows, found.columns[rows])
     total = float(value_of(scores[rows], absolute).sum())
     return Matching(
-        found.columns, scores, found.best_a, found.best_b, total, max(found.bound, total),
-        found.bound - total <= found.tolerance, found.n_candidates, found.rounds,
-        "candidates", absolute,
-    )  # fmt: skip
+        columns=found.columns,
+        scores=scores,
+        best_a=found.best_a,
+        best_b=found.best_b,
+        total=total,
+        bound=max(found.bound, total),
+        certified=found.bound - total <= found.tolerance,
+        n_candidates=found.n_candidates,
+        rounds=found.rounds,
+        how="candidates",
+        absolute=absolute,
+    )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from saebench.matching.candidates import Pairs, lifted, value_of
-from saebench.matching.scores import Floats, Ints, Source, rows_per_block
-
-GATHER_PAIRS = 2_000_000  # up to here, pairs that need a look are made exact one by one
+from saebench.matching.scores import FLOAT32_UNIT, Floats, Ints, Source, rows_per_block
 
 
 @dataclass(frozen=True)
@@ -32,64 +31,74 @@ def violations(
 
     Empty rows and columns are left out: give them infinite potentials.
     """
-    lift = np.zeros(len(u))
-    rows = np.flatnonzero(u + v.min() + eps < pairs.rest_a)
-    columns = np.flatnonzero(v + u.min() + eps < pairs.rest_b)
-    if not len(rows) or not len(columns):
-        return Violations(np.zeros(0, np.int64), np.zeros(0), lift)
-    keys, gaps = [], []
-    step = rows_per_block(len(columns), 8)
-    for at in range(0, len(rows), step):
-        part = rows[at : at + step]
-        found, gap = suspects(pairs, u, v, part, columns, eps)
-        if len(found) > GATHER_PAIRS // 8:
-            found, gap = screened_suspects(source, pairs, u, v, part, columns, eps)
-        keys.append(found)
-        gaps.append(gap)
-    key, gap = np.concatenate(keys), np.concatenate(gaps)
-    new = ~pairs.hold(key)
-    key, gap = key[new], gap[new]
-    too_many = len(key) > limit
-    if too_many:
-        chosen = worst(key, gap, pairs.m_b, limit)
-        left = np.ones(len(key), bool)
-        left[chosen] = False
-        np.maximum.at(lift, key[left] // pairs.m_b, gap[left])
-        key = key[chosen]
+    lift, key, gap = np.zeros(len(u)), np.zeros(0, np.int64), np.zeros(0)
+    some_left = False
+    for rows, columns in open_blocks(pairs, u, v, eps):
+        found, by = suspects(source, pairs, u, v, rows, columns, eps)
+        key, gap = np.concatenate([key, found]), np.concatenate([gap, by])
+        if len(key) > limit:
+            some_left = True
+            chosen = worst(key, gap, pairs.m_b, limit)
+            left = np.ones(len(key), bool)
+            left[chosen] = False
+            np.maximum.at(lift, key[left] // pairs.m_b, gap[left])
+            key, gap = key[chosen], gap[chosen]
     i, j = key // pairs.m_b, key % pairs.m_b
     scores = source.exact(i, j)
     gain = value_of(scores, pairs.absolute) - u[i] - v[j]
     np.maximum.at(lift, i, gain)
-    over = (gain > eps) | too_many  # where some are left over, those that were cleared are kept too
+    over = (
+        gain > eps
+    ) | some_left  # where some are left over, those that were cleared are kept too
     return Violations(key[over], scores[over], lift)
 
 
+def open_blocks(pairs: Pairs, u: Floats, v: Floats, eps: float) -> Iterator[tuple[Ints, Ints]]:
+    """Blocks of rows with the columns where the thresholds leave room for a violation.
+
+    As ``value(i, j) ≤ rest_a[i]``, row i is safe with every column where ``v_j ≥ rest_a[i] − u_i − eps``: in
+    the order of v, those left are the first. Rows with the most room come first: near ones agree.
+    """
+    room_a, room_b = pairs.rest_a - u - eps, pairs.rest_b - v - eps
+    rows = np.flatnonzero(room_a > v.min())
+    columns = np.flatnonzero(room_b > u.min())
+    rows, columns = rows[np.argsort(-room_a[rows])], columns[np.argsort(v[columns])]
+    ordered = v[columns]
+    at = 0
+    while at < len(rows):
+        reached = int(np.searchsorted(ordered, room_a[rows[at]]))
+        if not reached:
+            return
+        stop = at + rows_per_block(reached, 4)
+        yield np.sort(rows[at:stop]), columns[:reached]
+        at = stop
+
+
 def suspects(
-    pairs: Pairs, u: Floats, v: Floats, rows: Ints, columns: Ints, eps: float
-) -> tuple[Ints, Floats]:
-    """Pairs that the thresholds alone do not clear: their keys, and by how much at most they violate."""
-    cover = u[rows, None] + v[columns]
-    gap = np.minimum(pairs.rest_a[rows, None], pairs.rest_b[columns]) - cover
-    i, j = np.nonzero(gap > eps)
-    return rows[i] * pairs.m_b + columns[j], gap[i, j]
-
-
-def screened_suspects(
     source: Source, pairs: Pairs, u: Floats, v: Floats, rows: Ints, columns: Ints, eps: float
 ) -> tuple[Ints, Floats]:
-    """Pairs that their screened scores do not clear either: their keys, and the largest violation."""
-    keys, gaps = [], []
-    step = max(1, rows_per_block(pairs.m_b, 8))
-    for at in range(0, len(rows), step):
-        part = rows[at : at + step]
-        whole = source.screened_rows(part).float().numpy()[:, columns]
-        upper = lifted(value_of(whole, pairs.absolute), source.relative)
-        upper += source.error_a[part, None] + source.error_b[columns]
-        gap = upper - u[part, None] - v[columns]
-        i, j = np.nonzero(gap > eps)
-        keys.append(part[i] * pairs.m_b + columns[j])
-        gaps.append(gap[i, j])
-    return np.concatenate(keys), np.concatenate(gaps)
+    """Pairs of a block that neither their screened scores nor the thresholds clear.
+
+    Their keys, and by how much at most each violates its potentials.
+    """
+    screened = source.screened_part(rows, columns).float().numpy()
+    value = value_of(screened, pairs.absolute)
+    upper = np.abs(value)
+    upper *= source.relative
+    upper += value
+    row_cover = (u - source.error_a)[rows].astype(np.float32)
+    cover = row_cover[:, None] + (v - source.error_b)[columns].astype(np.float32)
+    largest = max(float(np.abs(cover).max()), float(np.abs(upper).max()))
+    upper -= cover
+    at = np.flatnonzero(upper > eps - 8 * FLOAT32_UNIT * largest)  # float32: roughly
+    i, j = rows[at // len(columns)], columns[at % len(columns)]
+    exactly = lifted(value.reshape(-1)[at].astype(np.float64), source.relative)
+    exactly += source.error_a[i] + source.error_b[j]
+    gap = np.minimum(exactly, np.minimum(pairs.rest_a[i], pairs.rest_b[j])) - (u[i] + v[j])
+    keys = i * pairs.m_b + j
+    wide = np.flatnonzero(gap > eps)
+    wide = wide[~pairs.hold(keys[wide])]
+    return keys[wide], gap[wide]
 
 
 def worst(keys: Ints, gaps: Floats, m_b: int, limit: int) -> Ints:

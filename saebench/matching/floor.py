@@ -51,7 +51,10 @@ def _floor(m_a: int, m_b: int, d: int, threshold: float, seed: int) -> Floor:
     matched = signed.scores[signed.columns >= 0]
     how = f"two Gaussian dictionaries drawn (seed {seed}) and matched at full size, {signed.how}"
     return Floor(
-        m_a, m_b, d, threshold,
+        m_a=m_a,
+        m_b=m_b,
+        d=d,
+        threshold=threshold,
         mean_matched=float(matched.mean()),
         share_matched=float((matched > threshold).mean()),
         mean_best=float(signed.best_a.mean()),
@@ -59,4 +62,4 @@ def _floor(m_a: int, m_b: int, d: int, threshold: float, seed: int) -> Floor:
         mean_absolute=float(np.nanmean(np.abs(absolute.scores))),
         certified=signed.certified and absolute.certified,
         how=how,
-    )  # fmt: skip
+    )

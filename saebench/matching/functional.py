@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from saebench.errors import DataError
-from saebench.matching.potentials import Edges, assign, potentials
+from saebench.matching.potentials import Edges, assign, grid_unit, potentials
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -24,7 +24,6 @@ Codes: TypeAlias = sparse.csr_matrix
 
 MIN_TOKENS = 10  # fewer tokens in the union: two of them alone would always correlate to ±1
 BLOCK_BYTES = 2**25  # of the dense float64 products of some rows
-ROUNDING = 1e-9  # of one correlation, in sums of them
 FLAT = 1e-10  # a variance below this part of the mean square is rounding
 
 
@@ -38,6 +37,16 @@ class CodeTable:
     def of(self, tokens: npt.NDArray[np.bool_]) -> CodeTable:
         """The tokens where ``tokens[n]`` holds."""
         return CodeTable(self.codes[tokens], self.sequence_ids[tokens])
+
+    def halves(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """The tokens of the first half of the sequences and those of the second, ``[n]`` bool each.
+
+        Neighbouring sequences are often of one document: cut in the middle, one document at most is in both
+        halves. The first half has one sequence more where their number is odd.
+        """
+        places = np.unique(self.sequence_ids, return_inverse=True)[1]
+        first = 2 * places <= places.max(initial=0)
+        return first, ~first
 
     def rolled(self) -> CodeTable | None:
         """The codes moved on by half of the sequences, in a circle; None for a single sequence."""
@@ -76,7 +85,7 @@ class _Sums(NamedTuple):
 
 
 class Correlations:
-    """The scores ``[m_a, m_b]`` of latents that fire, as the sparse ``table`` of those that count.
+    """The scores ``[m_a, m_b]`` of latents that fire on ``minimum`` tokens, as a sparse ``table``.
 
     Only positive correlations of pairs that fire together are there: no other is a reason to match a
     pair, and neither is one that is undefined. ``rows``, ``columns`` number the latents in their
@@ -84,7 +93,7 @@ class Correlations:
     """
 
     def __init__(self, a: Codes, b: Codes, minimum: int = MIN_TOKENS) -> None:
-        self.rows, self.columns = _firing(a), _firing(b)
+        self.rows, self.columns = _firing(a, minimum), _firing(b, minimum)
         self.shape = len(self.rows), len(self.columns)
         left, right = _double(a[:, self.rows]), _double(b[:, self.columns])
         size = max(1, BLOCK_BYTES // (8 * max(self.shape[1], 1)))
@@ -119,22 +128,27 @@ class Correlations:
             scores[taken],
             total,
             max(bound, total),
+            2 * float(grid_unit(edges.value)) * max(1, m_a),
         )
 
 
 class Assignment(NamedTuple):
-    """Pairs ``rows[p], columns[p]`` with ``scores[p]``; no one-to-one matching exceeds ``bound``."""
+    """Pairs ``rows[p], columns[p]`` with ``scores[p]``; no one-to-one matching exceeds ``bound``.
+
+    ``tolerance`` is what the solver's grid may cost: a unit per row in the total, and one in the bound.
+    """
 
     rows: Ints
     columns: Ints
     scores: Floats
     total: float
     bound: float
+    tolerance: float
 
     @property
     def certified(self) -> bool:
-        """Whether total and bound agree within rounding, so that none is better."""
-        return self.bound - self.total <= ROUNDING * max(1, len(self.rows))
+        """Whether total and bound agree within ``tolerance``, so that none is better by more."""
+        return self.bound - self.total <= self.tolerance
 
 
 def _positive(
@@ -159,7 +173,7 @@ class FunctionalMatching:
 
     ``held_out`` are those scores, ``null`` those with the codes of b moved on by half of its sequences
     (None for a single sequence). ``n_tokens`` of the two halves; ``n_latents`` of a and of b that fire on
-    the first.
+    enough tokens of the first.
     """
 
     matched: Assignment
@@ -172,11 +186,12 @@ class FunctionalMatching:
 def match_functionally(
     a: CodeTable, b: CodeTable, *, minimum: int = MIN_TOKENS
 ) -> FunctionalMatching | None:
-    """Match on the even sequences by an exact one-to-one assignment, score on the odd ones.
+    """Match on the first half of the sequences by an exact one-to-one assignment, score on the second.
 
-    Pairs with fewer than ``minimum`` tokens in their union have no correlation, and latents without a
-    positive correlation with any that is free stay unmatched. None where no latent of a, or none of b,
-    fires on the even sequences. Raises :class:`DataError` where tokens differ.
+    Latents that fire on fewer than ``minimum`` tokens of the first half are left out, pairs with fewer in
+    their union on the second have no score, and latents without a positive correlation with any that is
+    free stay unmatched. None where no latent of a, or none of b, fires often enough. Raises
+    :class:`DataError` where tokens differ.
     """
     if not np.array_equal(a.sequence_ids, b.sequence_ids):
         raise DataError(
@@ -184,19 +199,19 @@ def match_functionally(
             f"{len(a.sequence_ids):,} and {len(b.sequence_ids):,} tokens of other sequences",
             "Measure both in one run, on the same text.",
         )
-    even = a.sequence_ids % 2 == 0
-    scores = Correlations(a.of(even).codes, b.of(even).codes, minimum)
+    first, second = a.halves()
+    scores = Correlations(a.of(first).codes, b.of(first).codes, minimum)
     if 0 in scores.shape:
         return None
     matched = scores.assignment()
     pairs = matched.rows, matched.columns
-    left, right = a.of(~even), b.of(~even)
+    left, right = a.of(second), b.of(second)
     moved = right.rolled()
     return FunctionalMatching(
         matched,
         score_pairs(left.codes, right.codes, *pairs, minimum=minimum),
         None if moved is None else score_pairs(left.codes, moved.codes, *pairs, minimum=minimum),
-        (int(even.sum()), int((~even).sum())),
+        (int(first.sum()), int(second.sum())),
         scores.shape,
     )
 
@@ -230,8 +245,13 @@ def _score(a: _Sums, b: _Sums, both: Floats, products: Floats, minimum: int) -> 
     return PairScores(np.clip(correlation, -1, 1), jaccard, union)
 
 
-def _firing(codes: Codes) -> Ints:
-    return np.flatnonzero(codes.getnnz(0)).astype(np.int64)
+def _firing(codes: Codes, minimum: int) -> Ints:
+    """The latents that fire on enough tokens to be judged.
+
+    A rarer one has no correlation with its true partner, which is as rare, and would be given a common
+    latent instead.
+    """
+    return np.flatnonzero(codes.getnnz(0) >= max(minimum, 1)).astype(np.int64)
 
 
 def _double(codes: Codes) -> Codes:

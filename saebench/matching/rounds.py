@@ -12,6 +12,7 @@ from saebench.matching.potentials import GRID, Edges, assign, potentials
 from saebench.matching.scores import Floats, Ints, Source
 
 CORE = 12  # best pairs of each row and column that are made exact before the first solution
+FEW = 0.5  # per row: after fewer contradictions, the next potentials start from the last
 EPS = GRID / 4  # violations up to here, relative to the largest score, are below the solver's grid
 
 
@@ -84,19 +85,21 @@ class Search:
         if not self.n_small:
             return partner, 0.0, 0
         self.prepare()
+        near, n_found = None, 0
         for turn in range(1, max_rounds + 1):
             edges = self.edges()
-            small = assign(edges)
+            small = assign(edges, near)
             partner[:] = -1
             if self.flipped:
                 partner[self.rows[small]] = self.columns
             else:
                 partner[self.rows] = self.columns[small]
-            u, v = self.potentials(edges, small)
-            found, lift = self.contradictions(u, v, last=turn == max_rounds)
+            u, v = self.potentials(edges, small, near if n_found < FEW * self.n_small else None)
+            near = u[self.rows] if self.flipped else v[self.columns]
+            n_found, lift = self.contradictions(u, v, last=turn == max_rounds)
             if lift is not None:
                 bound = min(bound, self.bound(u + lift, v))
-            if not found:
+            if not n_found:
                 break
         return partner, bound, turn
 
@@ -108,8 +111,8 @@ class Search:
         pairs.add(keys, self.source.exact(self.rows[k], self.columns[k]))
         live = np.flatnonzero(self.live())
         order = -pairs.upper[live]
-        for line in (pairs.rows[live], pairs.columns[live]):
-            pairs.learn(self.source, live[leading(line, order, CORE)])
+        core = [leading(line[live], order, CORE) for line in (pairs.rows, pairs.columns)]
+        pairs.learn(self.source, live[np.unique(np.concatenate(core))])  # in order of the rows
         largest = np.abs(pairs.values[~np.isnan(pairs.values)]).max(initial=1.0)
         self.scale = float(2.0 ** np.ceil(np.log2(largest)))
 
@@ -127,15 +130,15 @@ class Search:
             return Edges(len(self.columns), len(self.rows), j, i, value)
         return Edges(len(self.rows), len(self.columns), i, j, value)
 
-    def potentials(self, edges: Edges, small: Ints) -> tuple[Floats, Floats]:
+    def potentials(self, edges: Edges, small: Ints, near: Floats | None) -> tuple[Floats, Floats]:
         """Potentials ``[m_a]``, ``[m_b]``; infinite for rows and columns set aside."""
-        one, two = potentials(edges, small)
+        one, two = potentials(edges, small, near)
         u, v = np.full(self.source.shape[0], np.inf), np.full(self.source.shape[1], np.inf)
         u[self.rows], v[self.columns] = (two, one) if self.flipped else (one, two)
         return u, v
 
-    def contradictions(self, u: Floats, v: Floats, *, last: bool) -> tuple[bool, Floats | None]:
-        """Whether any pair contradicts the potentials (it is then exact), and the lift that mends them.
+    def contradictions(self, u: Floats, v: Floats, *, last: bool) -> tuple[int, Floats | None]:
+        """How many pairs contradict the potentials (exact ones then), and the lift that mends them.
 
         Pairs that are no candidates are looked at only when no candidate contradicts; until then there is
         no lift.
@@ -146,15 +149,15 @@ class Search:
         held = np.flatnonzero(np.isnan(pairs.values) & (pairs.upper > cover + eps))
         pairs.learn(self.source, held)
         gain = value_of(pairs.values[held], pairs.absolute) - cover[held]
-        inside = bool((gain > eps).any())
+        inside = int((gain > eps).sum())
         if inside and not last:
-            return True, None
+            return inside, None
         limit = self.n * sum(self.source.shape)
         outside = violations(self.source, pairs, u, v, eps=eps, limit=limit)
         lift = outside.lift
         np.maximum.at(lift, rows[held], gain)
         pairs.add(outside.keys, outside.scores)
-        return bool(lift.max(initial=0.0) > eps), lift
+        return inside + max(len(outside.keys), int((lift > eps).sum())), lift
 
     def bound(self, u: Floats, v: Floats) -> float:
         """What no matching exceeds: the sum of potentials that cover all pairs.

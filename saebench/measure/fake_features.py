@@ -1,9 +1,9 @@
 """Fake features of a run: how often latents fire on random text, beside the run's own text as control.
 
-The run's own text is counted in the pass that everything shares, where its sequences are as long as the
-random ones. Each other text is one further pass for all checkpoints together: ids drawn uniformly, ids drawn
-with the frequencies of the real text, and real sequences with their tokens permuted. A pass stops at the
-last site, and nothing is decoded.
+The run's own text is counted in the pass that everything shares: it says which latents are alive and, where
+its sequences are as long as the random ones, how often they fire on real text. Each other text is one
+further pass for all checkpoints together: ids drawn uniformly, ids drawn with the frequencies of the real
+text, and real sequences with their tokens permuted. A pass stops at the last site, and nothing is decoded.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from saebench.measure.records import identity as model_identity
 from saebench.measure.records import make_record
 from saebench.measure.run import SEED, Run, Target
 from saebench.metrics.fake_features import results
-from saebench.metrics.fake_features.counting import N_GROUPS
-from saebench.metrics.fake_features.thresholds import RESOLUTION
+from saebench.metrics.fake_features.counting import RESAMPLING_GROUPS
 from saebench.passes import Calibration, PassRequest, Stack, run_pass
 from saebench.passes.requests import SubjectObserver
 from saebench.record import Measurement, Record
@@ -43,7 +42,7 @@ class Findings:
     """What was found on one checkpoint so far; ``thresholds`` are relative ones, by latent."""
 
     real: results.Real
-    thresholds: Tensor | None
+    thresholds: Tensor | None = None
     measurements: dict[str, Measurement] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
@@ -54,27 +53,30 @@ class FakeFeaturesJob:
 
     def __init__(self, run: Run, targets: Sequence[Target]) -> None:
         self.targets = targets
+        self.plan = Plan.of(run)
+        # before any pass, as texts may be unreadable
+        self.control = self.plan.control(run)
+        self.texts = texts(run, self.plan, self.control)
         self.subjects = [run.subject(target) for target in targets]
         self.device = run.models[0].device
-        self.plan = Plan.of(run)
-        self.real = self._observers(REAL, {}) if self.plan.rides else {}
+        self.own = self._observers(REAL, rates=self.plan.rides, own=True)
         self.site_observers: Mapping[Stack, Sequence[Any]] = {}
 
     @property
     def subject_observers(self) -> Mapping[str, Sequence[SubjectObserver]]:
-        """The control on real text, where the run's own text serves."""
-        return {name: [item] for name, item in self.real.items()}
+        """Who is alive on the run's own text, and the control where that text serves."""
+        return {name: [item] for name, item in self.own.items()}
 
     def finish(self, run: Run, done: Pass) -> Iterator[Record]:
         """Read the other texts, then make the records."""
         before, started = calls(run.models), time.perf_counter()
-        real, control = self.real, self.plan.control(run)
+        control = self.own
         if not self.plan.rides:
-            real = self._observers(REAL, {})
-            self._read(run, control, real, done.calibration)
-        found = {name: self._on_real(item) for name, item in real.items()}
-        described = {REAL: control.describe()}
-        for text, stream in texts(run, self.plan, control):
+            control = self._observers(REAL)
+            self._read(run, self.control, control, done.calibration)
+        found = {name: self._on_real(item, control[name]) for name, item in self.own.items()}
+        described = {REAL: self.control.describe()}
+        for text, stream in self.texts.items():
             thresholds = {name: item.thresholds for name, item in found.items()}
             observers = self._observers(text, thresholds)
             self._read(run, stream, observers, done.calibration)
@@ -98,7 +100,7 @@ class FakeFeaturesJob:
                 policy={
                     **run.policy,
                     "calibration_tokens": done.calibration.n_tokens,
-                    "resampling": f"sequences, in at most {N_GROUPS} groups",
+                    "resampling": f"sequences, in at most {RESAMPLING_GROUPS} groups",
                 },
                 passes=dict(passes),
                 seconds=seconds,
@@ -106,17 +108,23 @@ class FakeFeaturesJob:
             )
 
     def _observers(
-        self, text: str, thresholds: Mapping[str, Tensor | None]
+        self,
+        text: str,
+        thresholds: Mapping[str, Tensor | None] | None = None,
+        *,
+        rates: bool = True,
+        own: bool = False,
     ) -> dict[str, FakeFeaturesEval]:
-        protocols = self.plan.protocols_on(text)
+        """Counters for a text; without ``rates`` of who fires at all, on the run's ``own`` of codes too."""
+        protocols = self.plan.protocols_on(text) if rates else {}
         return {
             subject.name: FakeFeaturesEval(
                 protocols,
                 subject.sae.cfg.d_sae,
                 self.device,
                 grouped=self.plan.resampled_on(text),
-                thresholds=thresholds.get(subject.name),
-                quantiles=text == REAL and self.plan.protocol.relative,
+                thresholds=(thresholds or {}).get(subject.name),
+                quantiles=own and self.plan.protocol.relative,
             )
             for subject in self.subjects
         }
@@ -135,13 +143,13 @@ class FakeFeaturesJob:
         )
         run_pass(run.models, batches, PassRequest(self.subjects, {}, fed), calibration=calibration)
 
-    def _on_real(self, item: FakeFeaturesEval) -> Findings:
-        real = results.Real.of(item.sums)
-        found = Findings(real, None)
-        if item.quantiles is not None:
-            found.thresholds = item.quantiles.thresholds(self.plan.protocol.threshold)
-            item.quantiles = None  # a table of every latent's codes, needed no more
-        found.rows += results.table_rows(REAL, item.sums, real)
+    def _on_real(self, own: FakeFeaturesEval, control: FakeFeaturesEval) -> Findings:
+        found = Findings(results.Real.of(control.sums, own.sums))
+        if own.quantiles is not None:
+            found.thresholds = own.quantiles.thresholds(self.plan.protocol.threshold)
+            found.details["relative_threshold"] = own.quantiles.describe()
+            own.quantiles = None  # a table of every latent's codes, needed no more
+        found.rows += results.table_rows(REAL, control.sums, found.real)
         return found
 
     def _collect(self, text: str, item: FakeFeaturesEval, found: Findings) -> None:
@@ -165,19 +173,18 @@ class FakeFeaturesJob:
             )
 
     def _details(self, found: Findings, described: Mapping[str, Any]) -> dict[str, Any]:
-        relative = {"relative_threshold": RESOLUTION} if found.thresholds is not None else {}
+        own = found.real.own
         return {
             "protocols": {name: one.to_json() for name, one in self.plan.protocols.items()},
             "length": self.plan.length,
             "alive": {
                 "n": int(found.real.alive.sum()),
-                "of": len(found.real.fired),
-                "rule": "a code that is not zero on a counted token of the real text",
-                "n_tokens": found.real.sums.n_tokens,
-                "n_sequences": found.real.sums.n_sequences,
+                "of": own.d_sae,
+                "rule": "a code that is not zero on a counted token of the run's own text",
+                "n_tokens": own.n_tokens,
+                "n_sequences": own.n_sequences,
             },
             "texts": dict(described),
             "table": found.rows,
             **found.details,
-            **relative,
         }

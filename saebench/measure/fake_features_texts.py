@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,7 +40,8 @@ METRICS = {
 class Plan:
     """What is read and counted: ``protocol`` as configured, sequences of ``length`` tokens, BOS included.
 
-    ``rides`` says whether the run's own text is the control: its sequences are as long. The texts of the
+    ``rides`` says whether the run's own text is the control: its sequences are as long. Who is alive, and
+    relative thresholds, are of the run's own text in any case. The texts of the
     standard protocols have the length, number and seed of the configured one, and nothing else of it.
     """
 
@@ -135,7 +135,7 @@ class Plan:
         """Random ids of the tokenizer's whole vocabulary, as far as the model has it."""
         return random_stream(
             run.tokenizer,
-            vocab_size=min(run.vocab_size, len(run.tokenizer)),
+            vocab_size=drawn_from(run),
             length=self.length,
             n_sequences=self.protocol.n_sequences,
             special=special,
@@ -145,14 +145,23 @@ class Plan:
         )
 
 
-def texts(run: Run, plan: Plan, control: TokenStream) -> Iterator[tuple[str, TokenStream]]:
-    """Every random text that a plan reads, by name; each is opened when its turn comes."""
+def texts(run: Run, plan: Plan, control: TokenStream) -> dict[str, TokenStream]:
+    """Every random text that a plan reads, by name; what they are made from is read here."""
     protocol = plan.protocol
-    yield "uniform", plan.random(run, special=True, bos=True)
-    frequencies = unigram_probabilities(run.stream, min(run.vocab_size, len(run.tokenizer)))
-    yield "unigram", plan.random(run, special=True, bos=True, probabilities=frequencies)
+    # ids of the text may lie in the padding of the model's vocabulary, beyond the tokenizer: left out
+    frequencies = unigram_probabilities(run.stream, drawn_from(run))
     n_sequences = min(protocol.n_sequences, control.tally().n_sequences)
-    yield "shuffled", shuffled_stream(plan.opened(run, n_sequences), seed=protocol.seed)
+    found = {
+        "uniform": plan.random(run, special=True, bos=True),
+        "unigram": plan.random(run, special=True, bos=True, probabilities=frequencies),
+        "shuffled": shuffled_stream(plan.opened(run, n_sequences), seed=protocol.seed),
+    }
     if plan.configured_on == CONFIGURED:
         drawn = {"probabilities": frequencies} if protocol.ids == "unigram" else {}
-        yield CONFIGURED, plan.random(run, special=protocol.special, bos=protocol.bos, **drawn)
+        found[CONFIGURED] = plan.random(run, special=protocol.special, bos=protocol.bos, **drawn)
+    return found
+
+
+def drawn_from(run: Run) -> int:
+    """How many ids can be drawn: those of the tokenizer that the model has."""
+    return min(run.vocab_size, len(run.tokenizer))

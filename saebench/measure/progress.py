@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from saebench.data import Batch
+
+T = TypeVar("T")
 
 
 def watched(
@@ -24,3 +27,11 @@ def watched(
         for batch in batches:
             yield batch
             bar.update(batch.ids.shape[0])
+
+
+def counted(items: Sequence[T], what: str, unit: str) -> Iterator[T]:
+    """The same items with a progress bar on stderr, where that is a terminal."""
+    from tqdm import tqdm
+
+    disabled = not sys.stderr.isatty()
+    yield from tqdm(items, desc=what, unit=unit, file=sys.stderr, disable=disabled)

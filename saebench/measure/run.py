@@ -53,7 +53,7 @@ class Run:
     @cached_property
     def models(self) -> tuple[LanguageModel, ...]:
         """The language models, loaded on first use."""
-        device = None if self.config.device == "auto" else self.config.device
+        device = device_of(self.config)
         return tuple(
             LanguageModel.open(located, dtype=spec.dtype, device=device)
             for spec, located in zip(self.specs, self.located, strict=True)
@@ -130,6 +130,7 @@ class Run:
             pack=pack,
             vocab_size=self.vocab_size,
             model=self.located[0].id,
+            device=device_of(self.config),
         )
 
     def subject(self, target: Target) -> Subject:
@@ -239,7 +240,13 @@ def _open_data(config: Config, located: Located) -> TokenStream:
         pack=spec.pack,
         vocab_size=located.vocab_size,
         model=located.id,
+        device=device_of(config),
     )
+
+
+def device_of(config: Config) -> str | None:
+    """Where models run; None for wherever is best."""
+    return None if config.device == "auto" else config.device
 
 
 def policy() -> dict[str, Any]:

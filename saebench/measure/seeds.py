@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from saebench.environment import environment
 from saebench.errors import ConfigError, SiteError
 from saebench.evals.seeds import CodeSample, FiringCounts, Member, SeedsEval
 from saebench.measure.jobs import Pass
+from saebench.measure.progress import counted
 from saebench.measure.records import identity as model_identity
 from saebench.measure.run import Run, Target, contract
 from saebench.metrics.definitions import definition
@@ -72,7 +74,11 @@ class SeedsJob:
         """The record of each group."""
         for name, targets in self.groups:
             started = time.perf_counter()
-            found = SeedsEval([self._member(target) for target in targets], run.config.seeds)
+            found = SeedsEval(
+                [self._member(target) for target in targets],
+                run.config.seeds,
+                partial(counted, what=f"comparing the seeds of {name}", unit="pair"),
+            )
             n_tokens = self.firings[targets[0].name].n_tokens
             measured = found.measurements(
                 n_tokens=n_tokens, n_sequences=run.stream.n_sequences or 0

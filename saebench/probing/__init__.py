@@ -6,7 +6,7 @@
 
 from saebench.probing.arms import Probe, Scores, TaskLabels
 from saebench.probing.classifiers import ProbeResult, fit_and_score
-from saebench.probing.resampling import Resamples
+from saebench.probing.resampling import Resamples, units
 from saebench.probing.results import TaskProbes, details, measurements
 from saebench.probing.scores import Collapse, Majority, accuracy_and_f1, looks_constant
 
@@ -24,4 +24,5 @@ __all__ = [
     "fit_and_score",
     "looks_constant",
     "measurements",
+    "units",
 ]

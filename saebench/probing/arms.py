@@ -10,41 +10,42 @@ import numpy as np
 from scipy import sparse
 
 from saebench.probing.classifiers import ProbeResult, fit_and_score
-from saebench.probing.resampling import Resamples
+from saebench.probing.resampling import Resamples, bounds, units
 from saebench.probing.scaling import Matrix
 from saebench.probing.scores import Collapse, Majority, accuracy_and_f1
 from saebench.protocols import Classifier
-from saebench.stats import Interval, interval
+from saebench.stats import Interval
 
 SCORES = ("accuracy", "macro_f1")
-UNIT = "test texts"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracy and macro-F1 on all test texts, and on each resample of them, ``[n_resamples]``."""
+    """Accuracy and macro-F1 on all test texts, and on each of their resamples, ``[n_resamples]``."""
 
     values: Mapping[str, float]
     samples: Mapping[str, np.ndarray]
+    resamples: Resamples
 
     def minus(self, other: Scores) -> Scores:
         """The difference of two probes, resample by resample."""
         return Scores(
             {name: self.values[name] - other.values[name] for name in SCORES},
             {name: self.samples[name] - other.samples[name] for name in SCORES},
+            self.resamples,
         )
 
     def interval(self, name: str) -> Interval:
         """The 95 % interval of one score."""
-        return interval(self.samples[name], unit=UNIT)
+        return bounds(self.samples[name], [self.resamples])
 
     def to_json(self) -> dict[str, Any]:
         """Each score with its interval, ``[low, high]``."""
         found: dict[str, Any] = {}
         for name in SCORES:
-            bounds = self.interval(name)
+            ends = self.interval(name)
             found[name] = self.values[name]
-            found[f"{name}_interval"] = [bounds.low, bounds.high]
+            found[f"{name}_interval"] = [ends.low, ends.high]
         return found
 
 
@@ -81,7 +82,8 @@ class Probe:
 class TaskLabels:
     """The labels of a task, ``train[n_train]`` and ``test[n_test]`` int64, and all that they fix.
 
-    That is the constant predictor, the shuffled training labels, and the resamples of test texts.
+    That is the constant predictor, the shuffled training labels, and the resamples of the
+    test texts, whose ``documents[n_test]`` are drawn whole (see :class:`Resamples`).
     """
 
     def __init__(
@@ -93,11 +95,12 @@ class TaskLabels:
         *,
         classifier: Classifier,
         seed: int,
+        documents: np.ndarray | None = None,
     ) -> None:
         self.name, self.classes, self.train, self.test = name, classes, train, test
         self.classifier, self.seed = classifier, seed
         self.shuffled = np.random.default_rng(seed).permutation(train)
-        self.resamples = Resamples(name, test, seed)
+        self.resamples = Resamples(name, test, seed, documents=documents)
         self.majority = Majority.of(train, test)
         self.constant = self.scored(np.full_like(test, self.majority.label))
 
@@ -106,8 +109,15 @@ class TaskLabels:
         values = accuracy_and_f1(self.test, predictions)
         samples = self.resamples.scores(predictions)
         return Scores(
-            dict(zip(SCORES, values, strict=True)), dict(zip(SCORES, samples, strict=True))
+            dict(zip(SCORES, values, strict=True)),
+            dict(zip(SCORES, samples, strict=True)),
+            self.resamples,
         )
+
+    @property
+    def resampling(self) -> str:
+        """What intervals of this task resample, and how many there are."""
+        return units([self.resamples])
 
     def probe(self, train: Matrix, test: Matrix) -> Probe:
         """Fit one arm, features ``[n_train, d]`` and ``[n_test, d]``, and once more to shuffled labels."""

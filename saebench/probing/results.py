@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from saebench.metrics.estimates import estimate
-from saebench.probing.arms import UNIT, Probe, Scores, TaskLabels
+from saebench.probing.arms import Probe, Scores, TaskLabels
+from saebench.probing.resampling import bounds
 from saebench.record import Measurement
-from saebench.stats import interval
 
 BASELINE = "baseline"
 OF_CHECKPOINT = ("latents", "reconstruction")
@@ -41,6 +41,7 @@ class TaskProbes:
             "classes": list(labels.classes),
             "n_train": len(labels.train),
             "n_test": len(labels.test),
+            "resampling": labels.resampling,
             **self.facts,
             "majority": {
                 "class": labels.classes[labels.majority.label],
@@ -55,7 +56,7 @@ class TaskProbes:
 
 
 def measurements(tasks: Sequence[TaskProbes]) -> dict[str, Measurement]:
-    """Every probing metric by metric id: means over ``tasks``, whose test texts are resampled apart.
+    """Every probing metric by metric id: means over ``tasks``, which are resampled apart.
 
     An arm that one task has no probe of has no mean: over other tasks it would be another quantity.
     """
@@ -96,7 +97,7 @@ def _mean(
     return estimate(
         metric,
         float(np.mean([part.values[score] for part in known])) if whole else None,
-        None if samples is None else interval(samples, unit=UNIT),
+        None if samples is None else bounds(samples, [task.labels.resamples for task in tasks]),
         reason=reason,
         detail={"by_task": by_task},
         n_tokens=_n_tokens(tasks),

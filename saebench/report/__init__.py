@@ -14,7 +14,7 @@ from saebench.report.plots import caption, draw_plots
 from saebench.report.stored import REPORT_FILE, dump_report, load_report
 from saebench.report.summary import write_summary
 from saebench.report.table import terminal_table
-from saebench.report.write import read_text, write_whole
+from saebench.report.write import read_text, write_changed
 
 __all__ = [
     "load_report",
@@ -57,10 +57,10 @@ def write_report(
         existing=existing,
         groups=groups,
     )
-    written = [write_whole(out / REPORT_FILE, dump_report(records, verdicts, command, groups))]
+    written = [write_changed(out / REPORT_FILE, dump_report(records, verdicts, command, groups))]
     for stem, content in drawn.items():
-        written.append(write_whole(out / PLOTS_FOLDER / f"{stem}.png", content))
-    return [write_whole(card, text.encode()), *written]
+        written.append(write_changed(out / PLOTS_FOLDER / f"{stem}.png", content))
+    return [write_changed(card, text.encode()), *written]
 
 
 def write_card(folder: Path, output: Path, *, plots: bool | None = None) -> Path:
@@ -86,8 +86,8 @@ def write_card(folder: Path, output: Path, *, plots: bool | None = None) -> Path
         groups=report.groups,
     )
     for stem, content in drawn.items():
-        write_whole(target / f"{stem}.png", content)
-    return write_whole(output, text.encode())
+        write_changed(target / f"{stem}.png", content)
+    return write_changed(output, text.encode())
 
 
 def _draw(records: Sequence[Record], plots: bool | None) -> Mapping[str, bytes]:

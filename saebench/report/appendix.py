@@ -169,7 +169,9 @@ def _environment(record: Record) -> str:
     for title, part in (("model", record.model), ("data", record.data)):
         for key, value in sorted(part.items()):
             if isinstance(value, str) and value:
-                rows.append([f"{title} {escape.markdown_text(key)}", _code(portable(value))])
+                rows.append(
+                    [f"{title} {escape.markdown_text(key)}", escape.code_cell(portable(value))]
+                )
     versions = [f"{key} {value}" for key, value in sorted(record.environment.items())]
     if versions:
         rows.append(["versions", escape.markdown_cell(", ".join(versions), 400)])
@@ -197,7 +199,3 @@ def _about(names: Sequence[str], message: str, several: bool, *, strong: bool = 
 
 def _bold(names: Sequence[str]) -> str:
     return ", ".join(f"**{escape.markdown_text(name)}**" for name in names)
-
-
-def _code(value: object) -> str:
-    return escape.code_span(value, cell=True, limit=escape.CELL_LENGTH)

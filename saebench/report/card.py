@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
 from saebench.gates import Status, Verdict
 from saebench.record import Record
@@ -68,7 +67,7 @@ def card_body(
         parts += [_summary(records[0], verdicts), *_checkpoint(records[0], verdicts, images, "##")]
     else:
         parts += [_set_summary(records, verdicts), "## Comparison", _comparison(records, verdicts)]
-        parts += _pictures(images)
+        parts += escape.pictures(images)
         for record in records:
             parts += [f"## {escape.markdown_text(record.name)}", _summary(record, verdicts)]
             parts += _checkpoint(record, verdicts, {}, "###")
@@ -100,7 +99,7 @@ def _checkpoint(
         training(record),
         f"{level} Evaluation",
         sections.evaluation(record, verdicts),
-        *_pictures(images),
+        *escape.pictures(images),
     ]
 
 
@@ -163,10 +162,6 @@ def _word(status: Status | None) -> str:
         return "–"
     word = status.value.replace("_", " ")
     return word.lower() if status in (Status.PASS, Status.WAIVED) else f"**{word}**"
-
-
-def _pictures(images: Mapping[str, str]) -> list[str]:
-    return [f"![{escape.markdown_text(words)}]({quote(path)})" for words, path in images.items()]
 
 
 def _kind(cfg: Mapping[str, Any]) -> str:

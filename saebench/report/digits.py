@@ -39,6 +39,11 @@ def number(value: float) -> str:
     return estimate(Measurement("", value))[0]
 
 
+def number_or_dash(value: object) -> str:
+    """A number without an interval, a dash for whatever else a stored report may hold there."""
+    return number(float(value)) if isinstance(value, int | float) else "–"
+
+
 def significant(value: float, digits: int = 6) -> float:
     """``value`` rounded to ``digits`` significant digits, for files that people also read."""
     return value if value == int(value) else float(f"{value:.{digits}g}")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
+from urllib.parse import quote
 
 CELL_LENGTH = 160  # characters: a longer value would push the other columns off the page
 TEXT_LENGTH = 600
@@ -68,6 +70,16 @@ def code_span(text: object, limit: int = CODE_LENGTH, *, cell: bool = False) -> 
     fence = "`" * (_longest_run(line) + 1)
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     return f"{fence}{pad}{line}{pad}{fence}"
+
+
+def code_cell(text: object) -> str:
+    """``text`` as a code span that fills a table cell, no longer than other cells."""
+    return code_span(text, CELL_LENGTH, cell=True)
+
+
+def pictures(images: Mapping[str, str]) -> list[str]:
+    """Markdown images of ``{words: path}``."""
+    return [f"![{markdown_text(words)}]({quote(path)})" for words, path in images.items()]
 
 
 def code_block(lines: list[str], language: str = "") -> str:

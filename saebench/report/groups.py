@@ -8,8 +8,8 @@ from typing import Any
 from saebench.gates import Verdict
 from saebench.record import Record
 from saebench.report import escape
-from saebench.report.digits import count, number
-from saebench.report.results import headline_rows
+from saebench.report.digits import count, number, number_or_dash
+from saebench.report.results import all_rows, headline_rows
 from saebench.report.table import markdown_grid, markdown_table
 
 # A column of the table of pairs: its title and where its number is in the details of a pair.
@@ -19,8 +19,11 @@ PAIR_COLUMNS = (
     ("Shared, encoder", ("encoder", "shared")),
     ("Matched cosine, decoder", ("decoder", "matched_cosine")),
     ("by chance", ("floor", "matched_cosine")),
+    ("either sign", ("decoder", "matched_abs_cosine")),
     ("Matched cosine, encoder", ("encoder", "matched_cosine")),
     ("Functional correlation", ("functional", "correlation")),
+    ("by chance", ("functional", "null")),
+    ("of pairs", ("functional", "n_scored")),
     ("Firing Jaccard", ("firing_jaccard",)),
     ("Top-k overlap", ("top_k_overlap",)),
 )
@@ -55,7 +58,7 @@ def group_section(group: Record, verdicts: Sequence[Verdict]) -> str:
             [
                 f"{escape.code_span(str(pair.get('a')), cell=True)} and "
                 f"{escape.code_span(str(pair.get('b')), cell=True)}",
-                *(_shown(_at(pair, path)) for _, path in columns),
+                *(number_or_dash(_at(pair, path)) for _, path in columns),
             ]
             for pair in pairs
         ]
@@ -66,6 +69,10 @@ def group_section(group: Record, verdicts: Sequence[Verdict]) -> str:
                 f"Of {count(len(open_ones))} pairs the matching of decoders is not proven to be the "
                 "best one; the record says by how much it may fall short."
             )
+    shown = {row.metric for row in headline_rows(group, verdicts)}
+    if rest := [row for row in all_rows(group) if row.metric not in shown]:
+        summary = f"<details><summary>{count(len(rest))} more measurements</summary>"
+        parts += [summary, markdown_table(rest), "</details>"]
     return "\n\n".join(parts)
 
 
@@ -80,7 +87,3 @@ def _at(pair: Mapping[str, Any], path: Sequence[str]) -> Any:
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
-
-
-def _shown(value: object) -> str:
-    return number(float(value)) if isinstance(value, int | float) else "–"

@@ -7,7 +7,8 @@ from typing import Any
 
 from saebench.record import Record
 from saebench.report import escape
-from saebench.report.digits import count, number
+from saebench.report.digits import count, number_or_dash
+from saebench.report.stored import mapping
 from saebench.report.table import markdown_grid
 
 TEXTS = {
@@ -26,20 +27,20 @@ ARMS = (
 
 def fake_features(record: Record) -> str:
     """A table of how many latents fire on which text, under each rule; empty without the part."""
-    found = _mapping(record.details.get("fake_features"))
+    found = mapping(record.details.get("fake_features"))
     table_rows = [row for row in _items(found.get("table")) if isinstance(row, Mapping)]
     if not table_rows:
         return ""
-    protocols = _mapping(found.get("protocols"))
+    protocols = mapping(found.get("protocols"))
     rows = [
         [
             escape.markdown_text(TEXTS.get(str(row.get("text")), row.get("text"))),
-            _rule(_mapping(protocols.get(str(row.get("protocol"))))),
+            _rule(mapping(protocols.get(str(row.get("protocol"))))),
             _count(row.get("n_units")),
-            _number(row.get("mean_share")),
+            number_or_dash(row.get("mean_share")),
             _count(row.get("fake")),
-            _number(row.get("fake_over_latents")),
-            _number(row.get("fake_over_alive")),
+            number_or_dash(row.get("fake_over_latents")),
+            number_or_dash(row.get("fake_over_alive")),
         ]
         for row in table_rows
     ]
@@ -54,14 +55,14 @@ def fake_features(record: Record) -> str:
 
 def probing(record: Record) -> str:
     """A table of probe scores by task; empty without the part."""
-    found = _mapping(record.details.get("probing"))
-    tasks = _mapping(found.get("tasks"))
+    found = mapping(record.details.get("probing"))
+    tasks = mapping(found.get("tasks"))
     if not tasks:
         return ""
-    rows = [_task(name, _mapping(task)) for name, task in tasks.items()]
+    rows = [_task(name, mapping(task)) for name, task in tasks.items()]
     header = ["Task", "Classes", "Train", "Test", "Commonest class", *(title for _, title in ARMS)]
     table = markdown_grid(header, rows, right=range(1, len(header)))
-    asked = _mapping(found.get("protocol"))
+    asked = mapping(found.get("protocol"))
     how = f"{asked.get('classifier', 'linear')} probes on {asked.get('pooling', 'pooled')} pooling"
     return (
         f"Accuracy / macro-F1 on test texts, {escape.markdown_text(how.replace('_', ' '))}; a probe "
@@ -70,14 +71,14 @@ def probing(record: Record) -> str:
 
 
 def _task(name: str, task: Mapping[str, Any]) -> list[str]:
-    arms = _mapping(task.get("arms"))
+    arms = mapping(task.get("arms"))
     return [
         escape.code_span(name, cell=True),
         count(len(_items(task.get("classes")))),
         _count(task.get("n_train")),
         _count(task.get("n_test")),
-        _scores(_mapping(task.get("majority"))),
-        *(_scores(_mapping(arms.get(arm))) for arm, _ in ARMS),
+        _scores(mapping(task.get("majority"))),
+        *(_scores(mapping(arms.get(arm))) for arm, _ in ARMS),
     ]
 
 
@@ -85,7 +86,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
     """``0.81 / 0.80``, and whether the probe collapsed."""
     if scores.get("accuracy") is None:
         return "–"
-    text = f"{_number(scores['accuracy'])} / {_number(scores.get('macro_f1'))}"
+    text = f"{number_or_dash(scores['accuracy'])} / {number_or_dash(scores.get('macro_f1'))}"
     return f"{text} (**collapsed**)" if scores.get("collapsed") else text
 
 
@@ -93,7 +94,7 @@ def _rule(protocol: Mapping[str, Any]) -> str:
     """When a latent counts, in words."""
     if not protocol:
         return "–"
-    threshold = _number(protocol.get("threshold"))
+    threshold = number_or_dash(protocol.get("threshold"))
     at = f"its own {threshold} quantile" if protocol.get("relative") else threshold
     code = "code"
     if protocol.get("unit") == "sequence":
@@ -102,13 +103,8 @@ def _rule(protocol: Mapping[str, Any]) -> str:
         )
     unit = escape.markdown_text(protocol.get("unit"))
     share = protocol.get("share")
-    percent = _number(100 * share) if isinstance(share, int | float) else "–"
+    percent = number_or_dash(100 * share) if isinstance(share, int | float) else "–"
     return f"{code} > {at} on > {percent} % of {unit}s"
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    """The table that should be there; an empty one where a stored report holds something else."""
-    return value if isinstance(value, Mapping) else {}
 
 
 def _items(value: object) -> Sequence[Any]:
@@ -117,7 +113,3 @@ def _items(value: object) -> Sequence[Any]:
 
 def _count(value: object) -> str:
     return count(value) if isinstance(value, int | float) else "–"
-
-
-def _number(value: object) -> str:
-    return number(float(value)) if isinstance(value, int | float) else "–"

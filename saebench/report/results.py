@@ -24,6 +24,7 @@ HEADLINES = (
     "dead_fraction",
     "fake_token",
     "fake_sequence",
+    "fake_configured",
     "fake_specific",
     "probe_accuracy_latents",
     "probe_accuracy_reconstruction",
@@ -50,6 +51,7 @@ BESIDE: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("fake_shuffled", "shuffled text"),
     ),
     "fake_sequence": (("fake_sequence_alive", "of the alive"),),
+    "fake_configured": (("fake_configured_alive", "of the alive"),),
     "fake_specific": (("fake_dense", "also on text"),),
     "probe_accuracy_latents": (
         ("probe_accuracy_baseline", "activations"),

@@ -104,3 +104,8 @@ def _verdict_from_json(data: Mapping[str, Any]) -> Verdict:
         str(data["name"]),
         Waiver(**{**waiver, "expires": date.fromisoformat(waiver["expires"])}) if waiver else None,
     )
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """The table that should be there; an empty one where a stored report holds something else."""
+    return value if isinstance(value, Mapping) else {}

@@ -102,7 +102,9 @@ def _pairs(stated: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _rows(pairs: list[tuple[str, Any]], most: int) -> list[str]:
-    table = markdown_grid(HEADER, [[_code(key), _stated(value)] for key, value in pairs[:most]])
+    table = markdown_grid(
+        HEADER, [[escape.code_cell(key), _stated(value)] for key, value in pairs[:most]]
+    )
     left = len(pairs) - most
     return [table, f"{count(left)} more in the checkpoint's own files."] if left > 0 else [table]
 
@@ -129,11 +131,7 @@ def _stated(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, str):
-        return _code(portable(value))
+        return escape.code_cell(portable(value))
     if isinstance(value, Mapping) and all(isinstance(part, int) for part in value.values()):
-        return _code(", ".join(f"{key} {part}" for key, part in value.items()))
-    return _code(json.dumps(value, ensure_ascii=False, default=str))
-
-
-def _code(value: object) -> str:
-    return escape.code_span(value, cell=True, limit=escape.CELL_LENGTH)
+        return escape.code_cell(", ".join(f"{key} {part}" for key, part in value.items()))
+    return escape.code_cell(json.dumps(value, ensure_ascii=False, default=str))

@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from saebench.errors import OutputError
+from saebench.whole_files import cannot_write, put_bytes
 
 LARGEST_CARD = 4 * 2**20  # bytes: a README above this is not a card
+_ELSEWHERE = "Choose a file that can be written."
 
 
-def write_whole(path: Path, content: bytes) -> Path:
-    """Make ``path`` hold exactly ``content``; a kill or an error leaves what was there before.
+def write_changed(path: Path, content: bytes) -> Path:
+    """Make ``path`` hold exactly ``content``, in a folder that is made; a kill leaves what was there.
 
-    A symbolic link is followed, permissions are kept. Raises :class:`OutputError` when the file
-    cannot be written.
+    Raises :class:`OutputError` when the file cannot be written.
     """
-    target = path.resolve()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_file() and target.read_bytes() == content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and path.read_bytes() == content:
             return path
-        with temporary.open("xb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        if target.exists():
-            temporary.chmod(target.stat().st_mode & 0o7777)
-        os.replace(temporary, target)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise OutputError(
-                f"writing {path}",
-                error.strerror or str(error),
-                "Choose a file that can be written, or free some space.",
-            ) from error
-        raise
+    except OSError as error:
+        raise cannot_write(path, error, _ELSEWHERE) from error
+    put_bytes(path, content, next_step=_ELSEWHERE)
     return path
 
 

@@ -273,4 +273,5 @@ def _stream(recipe: Recipe, spec: str, model: LanguageModel) -> TokenStream:
         vocab_size=model.vocab_size,
         prepend_bos=recipe.prepend_bos,
         model=model.id,
+        device=recipe.device,
     )

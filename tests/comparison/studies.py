@@ -74,7 +74,7 @@ def matched(a: str, b: str, cosine: float, **more: Any) -> dict[str, Any]:
         "certified": True,
         "histogram": {"edges": [-1.0, 0.0, 0.5, 1.0], "counts": [1, 2, 5]},
     }
-    floor = {"m": {"matched_cosine": 0.2, "shared": 0.0}, "alive": None}
+    floor = {"matched_cosine": 0.2, "shared": 0.0, "alive": None}
     return {"a": a, "b": b, "decoder": decoder, "floor": floor, **more}
 
 

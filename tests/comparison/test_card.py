@@ -42,18 +42,19 @@ def test_values_are_means_with_sd_and_n():
 def test_baselines_and_floors_stand_beside_what_has_to_beat_them():
     tasks = {"sst2": {"latents": {"accuracy": 0.75}, "baseline": {"accuracy": 0.8}}}
     records = [probed(name, tasks, mse=2.0) for name in "ab"]
-    floor = {"shared_decoder": 0.4, "shared_floor": 0.1}
+    floor = {"shared_encoder": 0.3, "shared_decoder": 0.4, "shared_floor": 0.1}
     study = report(records, [group("g", "a", **floor), group("h", "b", **floor)])
     text = card(study)
     values = section(text, "Values by group").partition("<details>")[0]
     rows = [line for line in values.splitlines() if " higher | " in line or " | – | " in line]
     assert [line.split(" | ")[0].strip("| ") for line in rows] == [
         *("Probe accuracy on activations", "Probe accuracy on latents"),
-        *("Shared latents (decoder)", "Shared latents (chance)"),
+        *("Shared latents (decoder)", "Shared latents (decoder, chance)"),
+        "Shared latents (encoder)",
     ]
     compared = section(text, "Sources against each other").partition("<details>")[0]
     assert "activations" not in compared
-    assert "(chance)" not in compared
+    assert "chance)" not in compared
 
 
 def test_pictures_are_linked():
@@ -68,10 +69,67 @@ def test_the_table_of_two_sources_has_wins_p_and_the_smallest_p():
     text = section(card(small_study()), "Sources against each other")
     cells = table_row(text.partition("#### Seeds")[0], "FVE")
     assert cells[1:] == [
-        *("higher", "2", "0.750", "0.760", "-0.0100", "–", "0–0–2", "0.50", "0.50", "1.00"),
+        *("higher", "2", "0.750", "0.760", "-0.0100", "–", "0.50", "0.50", "0–0–2"),
     ]
     assert "0.33 | 0.33" in text  # two seeds on each side cannot do better
-    assert "A cell is one language model, one block" in text
+    assert "A place is one language model and one block" in text
+
+
+def test_without_a_chance_to_pass_there_is_no_column_of_corrected_p_but_a_sentence():
+    text = section(card(small_study()), "Sources against each other")
+    assert "p (Holm)" not in text
+    assert "so few places allow is 0.50, so no row could be below 0.05" in text
+    assert "so few seeds allow is 0.33, so no row could be below 0.05" in text
+    many = section(
+        card(small_study(blocks=[f"k{n}" for n in range(6)])), "Sources against each other"
+    )
+    table, _, shuffled = many.partition("#### Seeds")
+    assert table_row(table, "FVE")[7:] == ["0.031", "0.031", "0.062", "0–0–6"]
+    assert "so few places allow" not in many
+    assert "p (Holm)" not in shuffled.partition("<details>")[0]
+    assert "conservative" in many
+
+
+def test_the_usual_p_over_cells_stands_beside_and_is_called_optimistic():
+    records, groups = [], []
+    for block in ("k8", "k16"):
+        for place, source in enumerate("ab"):
+            arms = {"latents": {"accuracy": 0.7 + 0.1 * place}}
+            name = f"{source}-{block}"
+            records.append(probed(name, {f"t{n}": arms for n in range(5)}))
+            groups.append(group(name, [name], source=source, block=block))
+    whole = card(report(records, groups))
+    text = section(whole, "Sources against each other")
+    assert "| Wins–ties–losses | Sign test p if cells were independent |" in text
+    found = table_row(text.partition("#### Seeds")[0], "Probe accuracy on latents")
+    assert found[2] == "2"
+    assert found[-4:] == ["0.50", "0.50", "0–0–10", "0.002"]
+    assert "optimistic: cells of a place share their checkpoints" in text
+    assert "they are no replicates" in section(whole, "Limitations")
+    assert (
+        "if cells were"
+        not in section(card(small_study()), "Sources against each other").partition("###")[2]
+    )
+
+
+def test_tasks_left_out_are_named():
+    arms = {"latents": {"accuracy": 0.5}}
+    records = [probed("a", {"x": arms, "y": arms}), probed("b", {"x": arms})]
+    text = card(report(records, [group("g", "a"), group("h", "b")]))
+    words = "means over tasks leave out y, which not every checkpoint there has"
+    assert words in section(text, "Sources against each other")
+    assert words in section(text, "Limitations")
+
+
+def test_what_no_seed_changes_has_neither_sd_nor_n():
+    tasks = {"sst2": {"latents": {"accuracy": 0.75}, "baseline": {"accuracy": 0.8}}}
+    records = [probed(name, tasks, ce_clean=3.5, l0=8.5) for name in "abcd"]
+    text = section(card(report(records, [group("g", "ab"), group("h", "cd")])), "Values by group")
+    assert "| CE clean | – | 3.50 | 3.50 |" in text
+    assert "| Probe accuracy on activations | – | 0.800 | 0.800 |" in text
+    assert "| Probe accuracy on activations | sst2 | 0.800 | 0.800 |" in text
+    assert "| Probe accuracy on latents | higher | 0.750 (sd 0, n 2) | 0.750 (sd 0, n 2) |" in text
+    assert "| L0 | – | 8.50 (sd 0, n 2) | 8.50 (sd 0, n 2) |" in text
 
 
 def test_models_stand_side_by_side_where_there_are_two():

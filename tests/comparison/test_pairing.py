@@ -6,8 +6,9 @@ import pytest
 from scipy import stats
 
 from saebench.comparison.document import compare
-from saebench.comparison.quantities import by_seed
+from saebench.comparison.quantities import FIXED, by_seed
 from saebench.errors import ConfigError
+from saebench.metrics.definitions import DEFINITIONS
 from tests.comparison.studies import group, probed, record, report, small_study
 
 SCORES = {  # accuracy of latents by task: two seeds of a, two of b
@@ -60,12 +61,108 @@ def test_probes_are_compared_task_by_task_with_ties_dropped():
     (found,) = comparison.pairings
     latents = row(found.headline, "probing/latents/accuracy")
     assert [c.task for c in latents.cells] == ["sst2", "cola", "news"]
-    sign = latents.overall.sign
-    assert (sign.wins, sign.ties, sign.losses, sign.p) == (1, 1, 1, 1.0)
-    differences = [0.02, 0.0, -0.03]
-    low, high = stats.t.interval(0.95, 2, loc=-0.01 / 3, scale=stats.sem(differences))
-    assert (latents.overall.low, latents.overall.high) == pytest.approx((low, high))
+    cells = latents.overall.sign_test_cells
+    assert (cells.wins, cells.ties, cells.losses, cells.p) == (1, 1, 1, 1.0)
     assert latents.overall.difference == pytest.approx(-0.01 / 3)
+
+
+def test_one_place_has_neither_a_p_nor_an_interval_however_many_tasks_it_has():
+    (found,) = compare({"run": probing_study()}).pairings
+    overall = row(found.headline, "probing/latents/accuracy").overall
+    assert (overall.n_cells, overall.n_places) == (3, 1)
+    assert (overall.sign.losses, overall.sign.p, overall.sign.smallest_p) == (1, None, None)
+    assert (overall.low, overall.high) == (None, None)
+    assert overall.interval == "an interval needs at least two places"
+
+
+def blocks_study(differences):
+    """One seed of each source in each block; the difference of a and b by block and task."""
+    records, groups = [], []
+    for block, tasks in differences.items():
+        for source in "ab":
+            scores = {
+                task: {"latents": {"accuracy": 0.5 + (difference if source == "a" else 0.0)}}
+                for task, difference in tasks.items()
+            }
+            records.append(probed(f"{source}-{block}", scores))
+            groups.append(
+                group(f"{source}-{block}", [f"{source}-{block}"], source=source, block=block)
+            )
+    return report(records, groups)
+
+
+def test_tasks_of_a_place_are_averaged_before_anything_is_tested():
+    differences = {
+        "k8": {"t1": 0.02, "t2": 0.03, "t3": 0.01, "t4": 0.05, "t5": 0.04},
+        "k16": {"t1": 0.02, "t2": -0.01, "t3": 0.04, "t4": 0.06, "t5": 0.04},
+        "k32": {"t1": 0.11},
+    }
+    (found,) = compare({"run": blocks_study(differences)}).pairings
+    overall = row(found.headline, "probing/latents/accuracy").overall
+    places = [0.03, 0.03, 0.11]
+    assert (overall.n_cells, overall.n_places) == (11, 3)
+    assert overall.difference == pytest.approx(sum(places) / 3)
+    assert overall.mean_a - overall.mean_b == pytest.approx(overall.difference)
+    low, high = stats.t.interval(0.95, 2, loc=sum(places) / 3, scale=stats.sem(places))
+    assert (overall.low, overall.high) == pytest.approx((low, high))
+    assert (overall.sign.wins, overall.sign.p) == (3, pytest.approx(0.25))
+    assert overall.sign.smallest_p == pytest.approx(0.25)
+    cells = overall.sign_test_cells
+    assert (cells.wins, cells.losses) == (10, 1)
+    assert cells.p == pytest.approx(stats.binomtest(10, 11).pvalue)
+
+
+def test_a_task_that_one_seed_lacks_is_left_out_of_every_mean_and_named():
+    easy, hard = {"latents": {"accuracy": 0.9}}, {"latents": {"accuracy": 0.5}}
+    whole = {"easy": easy, "hard": hard}
+    records = [probed(name, whole) for name in ("a0", "a1", "b0")] + [probed("b1", {"hard": hard})]
+    study = report(records, [group("a", ["a0", "a1"]), group("b", ["b0", "b1"])])
+    comparison = compare({"run": study})
+    (found,) = comparison.pairings
+    latents = row(found.headline, "probing/latents/accuracy")
+    assert [one.task for one in latents.cells] == ["hard"]
+    assert latents.overall.difference == pytest.approx(0.0)
+    (seeds,) = found.seeds
+    assert (seeds.mean_a, seeds.mean_b) == pytest.approx((0.5, 0.5))
+    assert [one.over_seeds.mean for one in comparison.values] == pytest.approx([0.5, 0.5])
+    words = "m: means over tasks leave out easy, which not every checkpoint there has"
+    assert comparison.notes == found.notes == (words,)
+    assert compare({"run": probing_study()}).notes == ()
+
+
+def test_sources_without_a_common_task_have_no_mean_to_compare():
+    records = [
+        probed(n, {t: {"latents": {"accuracy": 0.5}}}, fve=0.5) for n, t in (("a", "x"), ("b", "y"))
+    ]
+    comparison = compare({"run": report(records, [group("g", "a"), group("h", "b")])})
+    assert [one.quantity.key for one in comparison.pairings[0].headline] == ["fve@1"]
+    probes = [one for one in comparison.values if one.quantity.by_task]
+    assert [one.over_seeds.mean for one in probes] == [None, None]
+
+
+def test_metrics_without_a_better_direction_are_in_no_family():
+    records = [
+        record(f"{source}{seed}", l0=8.0 + seed + 3 * rank, fve=0.5 + 0.01 * seed + 0.1 * rank)
+        for rank, source in enumerate("ab")
+        for seed in range(2)
+    ]
+    study = report(records, [group("a", ["a0", "a1"]), group("b", ["b0", "b1"])])
+    (found,) = compare({"run": study}).pairings
+    l0, fve = row(found.seeds, "l0"), row(found.seeds, "fve")
+    assert (l0.p, l0.p_holm) == (pytest.approx(1 / 3), None)
+    assert fve.p_holm == pytest.approx(1 / 3)  # not twice that
+
+
+def test_what_no_seed_changes_is_one_measurement():
+    assert set(FIXED) <= set(DEFINITIONS)
+    records = [record(name, ce_clean=3.5, fve_pca=pca) for name, pca in (("a0", 0.7), ("a1", 0.8))]
+    study = report(
+        [*records, record("b", ce_clean=3.5)], [group("a", ["a0", "a1"]), group("b", "b")]
+    )
+    sizes = {
+        (one.quantity.key, one.source): one.over_seeds.n for one in compare({"run": study}).values
+    }
+    assert sizes == {("ce_clean@1", "a"): 1, ("ce_clean@1", "b"): 1, ("fve_pca@1", "a"): 2}
 
 
 def test_the_mean_over_tasks_is_not_compared_twice():

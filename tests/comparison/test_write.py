@@ -66,13 +66,13 @@ def test_the_data_hold_what_the_tables_show_and_no_folder_of_this_computer(run):
     fve = pair["headline"][0]
     assert fve["quantity"] == "fve@1"
     assert fve["overall"]["difference"] == pytest.approx(-0.01)
-    assert fve["overall"]["sign"] == {
-        "wins": 0,
-        "ties": 0,
-        "losses": 2,
-        "p": 0.5,
-        "smallest_p": 0.5,
-    }
+    signs = {"wins": 0, "ties": 0, "losses": 2, "p": 0.5, "smallest_p": 0.5}
+    assert fve["overall"]["sign"] == fve["overall"]["sign_test_cells"] == signs
+    assert fve["overall"]["n_places"] == 2
+    assert pair["notes"] == []
+    assert [one["block"] for one in plain["alike"]] == ["k8", "k16"]
+    assert plain["alike"][0]["within"] == {"mean": 0.6, "sd": 0.0, "n": 2}
+    assert plain["alike"][0]["chance"] == pytest.approx(0.2)
     assert [cell["block"] for cell in fve["cells"]] == ["k8", "k16"]
     assert plain["seeds"][0]["pairs"][0]["values"]["decoder.matched_cosine"] == 0.6
     assert plain["groups"][0]["members"][0]["name"] == "faithful-k8-s0"
@@ -145,7 +145,7 @@ def test_the_command_writes_the_card_and_says_where(run, tmp_path, capsys):
         run, "--group", "f=faithful-k8-*", "--group", "w=web-k8-*", "--reference", "f", "-o", out
     )
     assert values.handler(values) == 0
-    assert capsys.readouterr().out == f"wrote {out}\n"
+    assert capsys.readouterr().out.splitlines()[0] == f"wrote {out}"
     assert "### w against f" in out.read_text()
 
 
@@ -187,3 +187,11 @@ def test_a_stored_group_of_one_can_be_compared(tmp_path):
     )
     card, *_ = write_comparison([save(tmp_path / "run", stored)])
     assert "g against h" in card.read_text()
+
+
+def test_cards_of_other_names_keep_files_of_their_own(run, tmp_path):
+    one = write_comparison([run], tmp_path / "one.md")
+    two = write_comparison([run], tmp_path / "two.md")
+    assert not set(one) & set(two)
+    assert (tmp_path / "one.json").is_file()
+    assert "](one-plots/matching.png)" in (tmp_path / "one.md").read_text()

@@ -8,6 +8,8 @@ from saebench.errors import ConfigError
 from saebench.grouping import groups_of
 from saebench.protocols import FakeProtocol, ProbingProtocol, SeedsProtocol, Task
 
+SEEDS = 'suites = ["seeds"]'
+
 
 def written(tmp_path, text):
     (tmp_path / "saebench.toml").write_text(text)
@@ -54,14 +56,14 @@ def test_tasks_are_folders_known_names_or_tables(tmp_path):
         tasks = [
             "labelled/part",
             "sst2",
-            { name = "mine", train = "a.jsonl", test = "b.jsonl", label = "y" },
+            { name = "mine", train = "a.jsonl", test = "b.jsonl", label = "y", document = "d" },
         ]
         """,
     )
     assert config.probing.tasks == (
         Task("part", "labelled/part", "", "text", "label"),
         Task("sst2", "sst2", "", "text", "label"),
-        Task("mine", "a.jsonl", "b.jsonl", "text", "y"),
+        Task("mine", "a.jsonl", "b.jsonl", "text", "y", "d"),
     )
 
 
@@ -108,7 +110,8 @@ def test_a_wrong_table_is_refused_with_what_to_do(tmp_path, table, words):
 
 
 def test_options_change_what_the_file_says(tmp_path):
-    config = written(tmp_path, "[fake_features]\nshare = 0.2\n[seeds]\ntop_k = 5")
+    suites = 'suites = ["seeds", "fake_features", "probing"]\n'
+    config = written(tmp_path, suites + "[fake_features]\nshare = 0.2\n[seeds]\ntop_k = 5")
     merged = merge_options(
         config,
         groups=["topk=topk-s0,topk-s1"],
@@ -130,7 +133,42 @@ def test_options_change_what_the_file_says(tmp_path):
 @pytest.mark.parametrize("option", ["unit=word", "colour=red", "n_sequences=many", "share"])
 def test_a_wrong_option_is_refused(tmp_path, option):
     with pytest.raises(ConfigError):
-        merge_options(written(tmp_path, ""), fake=[option])
+        merge_options(written(tmp_path, 'suites = ["fake_features"]'), fake=[option])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tasks": ["sst2"]}, "--task: its suite 'probing' does not run"),
+        ({"fake": ["unit=sequence"]}, "--fake: its suite 'fake_features' does not run"),
+        ({"groups": ["a=b*"]}, "Add --suite seeds"),
+        ({"gates": ["shared_decoder >= 0.5"]}, "the gate on shared_decoder: its suite 'seeds'"),
+        ({"suites": ["seeds"], "gates": ["fve >= 0.9"]}, "its suite 'reconstruction' does not run"),
+    ],
+)
+def test_what_would_be_passed_over_because_its_suite_does_not_run_is_refused(
+    tmp_path, options, words
+):
+    with pytest.raises(ConfigError, match=words):
+        merge_options(written(tmp_path, ""), **options)
+
+
+def test_a_gate_switched_off_needs_no_suite(tmp_path):
+    merge_options(written(tmp_path, ""), gates=["shared_decoder = false"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sequences = 16", "data = . spec = .…., n_sequences = … ."),
+        ("context_size = 64", "context_size = … ."),
+        ("[seeds]\nthreshold = 2", "A cosine above 1 cannot be"),
+        ("[fake_features]\nn_sequences = 0", "Write at least 1"),
+    ],
+)
+def test_the_next_step_is_one_that_can_be_taken(tmp_path, text, words):
+    with pytest.raises(ConfigError, match=words):
+        written(tmp_path, text)
 
 
 # --- which checkpoints belong together ---------------------------------------------------------------
@@ -155,7 +193,7 @@ def test_names_that_differ_in_a_seed_only_make_a_group(names, groups):
 
 
 def test_configured_groups_hold_the_names_that_match_their_patterns(tmp_path):
-    config = merge_options(written(tmp_path, ""), groups=["a=x-*", "b=y-0,y-2"])
+    config = merge_options(written(tmp_path, SEEDS), groups=["a=x-*", "b=y-0,y-2"])
     names = ("x-0", "x-1", "y-0", "y-1", "y-2")
     members = {name: found for name, (_, found) in groups_of(config, names).items()}
     assert members == {"a": ("x-0", "x-1"), "b": ("y-0", "y-2")}
@@ -177,6 +215,6 @@ def test_names_are_no_patterns_where_no_group_is_configured(tmp_path):
     ],
 )
 def test_a_group_that_cannot_be_compared_is_refused(tmp_path, groups, words):
-    config = merge_options(written(tmp_path, ""), groups=groups)
+    config = merge_options(written(tmp_path, SEEDS), groups=groups)
     with pytest.raises(ConfigError, match=words):
         groups_of(config, ("x-0", "y-0"))

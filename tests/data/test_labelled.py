@@ -8,7 +8,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from saebench.data.labelled import KNOWN_TASKS, find_task, open_task
+from saebench.data.labelled import KNOWN_TASKS, MAX_CLASSES, find_task, open_task
+from saebench.data.opening import Reader
 from saebench.errors import DataError
 from saebench.protocols import Task
 from tests.data.words import WORDS, rows_of, word_tokenizer
@@ -194,6 +195,18 @@ class TestBadData:
         with pytest.raises(DataError, match=said):
             read(task(train=[*ROWS[:2], row]), full)
 
+    def test_a_column_of_which_every_value_is_a_class_is_refused_before_it_costs(
+        self, task, full, monkeypatch
+    ):
+        rows = [("one two", f"{i:090d}") for i in range(MAX_CLASSES + 1)]
+        monkeypatch.setattr(Reader, "each", lambda *_: pytest.fail("tokenised"))
+        with pytest.raises(DataError, match=r"column 'label' of .*train.*301.*label =") as caught:
+            read(task(train=rows), full, max_train=10**6)
+        assert f"'{'0' * 40}…'" in caught.value.found
+        monkeypatch.undo()
+        many, _ = read(task(train=rows[:-1], test=rows[:-1]), full, max_train=10**6, max_test=10**6)
+        assert len(many.classes) == MAX_CLASSES
+
     def test_no_example_at_all_is_refused(self, task, full):
         with pytest.raises(DataError, match="no row at all"):
             read(task(train=[]), full)
@@ -305,3 +318,52 @@ class TestHub:
     def test_a_missing_column_lists_those_there(self, asked, full):
         with pytest.raises(DataError, match=r"column 'class'.*'text', 'label'"):
             read(Task("t", "hf:o/n#train", "hf:o/n#test", label="class"), full)
+
+
+class TestDocuments:
+    def rows(self, n=40):
+        return [(*row, f"d{i % 3}") for i, row in enumerate(ROWS[:n])]
+
+    def made(self, tmp_path, rows, column="document", suffix=".jsonl", **more):
+        paths = [
+            write(tmp_path / f"{split}{suffix}", rows, ("text", "label", column))
+            for split in ("train", "test")
+        ]
+        return Task("task", *paths, **more)
+
+    @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+    def test_the_document_of_each_text_is_numbered(self, tmp_path, full, suffix):
+        _, test = read(self.made(tmp_path, self.rows(), suffix=suffix), full)
+        assert [number % 3 for number, _ in pairs(test)] == test.documents.tolist()
+        assert test.documents.dtype == np.int64
+        assert test.describe()["n_documents"] == 3
+
+    def test_texts_keep_their_documents_where_others_are_dropped(self, tmp_path, full):
+        rows = [("", 0, "d9"), *self.rows()]
+        _, test = read(self.made(tmp_path, rows), full)
+        assert test.n_dropped == 1
+        assert [number % 3 for number, _ in pairs(test)] == test.documents.tolist()
+
+    def test_a_text_without_a_document_is_one_of_its_own(self, tmp_path, full):
+        rows = [(*row, None if i % 3 == 0 else f"d{i % 3}") for i, row in enumerate(ROWS)]
+        _, test = read(self.made(tmp_path, rows), full)
+        assert len(np.unique(test.documents)) == 14 + 2
+
+    def test_without_the_column_there_are_none(self, task, full):
+        assert read(task(), full)[1].documents is None
+
+    def test_the_column_may_have_another_name_and_then_has_to_be_there(self, tmp_path, full):
+        _, test = read(self.made(tmp_path, self.rows(), "module", document="module"), full)
+        assert test.describe()["n_documents"] == 3
+        with pytest.raises(DataError, match="column 'page'"):
+            read(self.made(tmp_path, self.rows(), document="page"), full)
+
+    def test_records_depend_on_the_documents(self, tmp_path, full):
+        first = read(self.made(tmp_path, self.rows()), full)[1].digest
+        other = [(text, label, "d0" if name == "d1" else name) for text, label, name in self.rows()]
+        assert read(self.made(tmp_path, other), full)[1].digest != first
+
+    def test_the_shipped_tasks_name_their_documents(self, full):
+        folder = Path(__file__).parents[2] / "fixtures" / "labelled" / "code"
+        _, test = read(Task("", str(folder), ""), full, max_test=240, mask="none")
+        assert test.describe()["n_documents"] == 23

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 from transformers import AutoTokenizer
 
@@ -13,8 +11,8 @@ from saebench import generation
 from saebench.data import open_stream, random_stream, shuffled_stream, unigram_probabilities
 from saebench.data.documents import open_documents
 from saebench.errors import DataError
-from saebench.generation.manifest import vocabulary
 from tests.data.words import rows_of
+from tests.generated import write_generated
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 HELD_OUT = str(FIXTURES / "text" / "heldout.jsonl")
@@ -116,16 +114,12 @@ class TestRandomSpecs:
 
 @pytest.fixture
 def generated(tmp_path, full):
-    """A folder of generated text: ids that differ from its text, and a manifest."""
+    """A folder of generated text in shards: ids, their text, and a manifest."""
 
-    def write(ids, *, status="finished", tokenizer=full, content=None):
-        folder = tmp_path / "generated"
-        (folder / "data").mkdir(parents=True)
-        table = pyarrow.table({"input_ids": ids, "text": ["nine nine"] * len(ids)})
-        pyarrow.parquet.write_table(table, folder / "data" / "train-00000.parquet")
-        made = {"status": status, "vocabulary": vocabulary(tokenizer, 10, 11)}
-        content = json.dumps(made) if content is None else content
-        (folder / "generation.json").write_text(content)
+    def write(*shards, tokenizer=full, content=None, **more):
+        folder = write_generated(tmp_path / "generated", tokenizer, *shards, **more)
+        if content is not None:
+            (folder / "generation.json").write_text(content)
         return str(folder)
 
     return write
@@ -153,7 +147,7 @@ class TestGeneratedText:
 
     def test_its_text_is_read_where_that_is_asked_for(self, full, generated):
         folder = generated([[10, 1, 2, 3], [10, 4]])
-        assert rows_of(opened(f"{folder}#text", full, context_size=9)) == [[10, 9, 9, 11, 9, 9]]
+        assert rows_of(opened(f"{folder}#text", full, context_size=9)) == [[10, 1, 2, 3, 11, 4]]
 
     def test_ids_of_another_vocabulary_are_refused_and_its_text_is_not(self, generated, full):
         other = AutoTokenizer.from_pretrained(FIXTURES / "model")
@@ -165,10 +159,37 @@ class TestGeneratedText:
     def test_unfinished_text_is_refused(self, full, generated):
         with pytest.raises(DataError, match="saebench generate again"):
             opened(generated([[10, 1, 2]], status="unfinished"), full)
+        with pytest.raises(DataError, match="not finished"):
+            opened(generated([[10, 1, 2]], status="unfinished") + "#text", full)
+
+    @pytest.mark.parametrize("column", ["", "#text"])
+    def test_a_lost_shard_is_refused_and_not_read_past(self, full, generated, column):
+        folder = generated([[10, 1, 2]], [[10, 3, 4]])
+        (Path(folder) / "data" / "train-00000.parquet").unlink()
+        with pytest.raises(DataError, match=r"train-00000\.parquet.*there is none.*generate again"):
+            opened(folder + column, full)
+
+    def test_a_changed_shard_is_refused_and_a_foreign_file_is_not_read(self, full, generated):
+        folder = generated([[10, 1, 2]], [[10, 3, 4]])
+        data = Path(folder) / "data"
+        for name in ("train-00002.parquet", "a.parquet", "../b.parquet"):
+            (data / name).write_bytes((data / "train-00001.parquet").read_bytes())
+        assert rows_of(opened(folder, full)) == [[10, 1, 2], [10, 3, 4]]
+        (data / "train-00001.parquet").write_bytes((data / "train-00000.parquet").read_bytes())
+        with pytest.raises(DataError, match=r"train-00001\.parquet.*not what was written"):
+            opened(folder, full)
+
+    def test_a_file_that_the_manifest_names_elsewhere_is_not_opened(self, full, generated):
+        folder = generated([[10, 1, 2]])
+        said = Path(folder, "generation.json").read_text()
+        path = "../../../../../../etc/passwd"
+        folder = generated([[10, 1, 2]], content=said.replace("data/train-00000.parquet", path))
+        with pytest.raises(DataError, match=r"damaged.*shards\[0\]: file"):
+            opened(folder, full)
 
     @pytest.mark.parametrize("content", ["{", "[]"])
     def test_a_damaged_manifest_is_refused(self, full, generated, content):
-        with pytest.raises(DataError, match=r"generation\.json is damaged"):
+        with pytest.raises(DataError, match=r"generation\.json: it is damaged"):
             opened(generated([[10, 1, 2]], content=content), full)
 
 
@@ -179,8 +200,8 @@ class TestFaithful:
         calls = []
         folder = generated([[10, 1, 2, 3], [10, 4, 5]])
 
-        def ensure(model_ref, settings, *, device=None):
-            calls.append((model_ref, settings))
+        def ensure(model_ref, settings, *, device=None, or_more=False, n_sequences=None):
+            calls.append((model_ref, settings, device, or_more, n_sequences))
             return Path(folder)
 
         monkeypatch.setattr(generation, "ensure_generated", ensure, raising=False)
@@ -190,7 +211,8 @@ class TestFaithful:
         spec = "faithful:org/m?tokens=50&length=4&temperature=0.5&top_p=0.9&seed=3"
         stream = opened(spec, full, n_sequences=2)
         assert rows_of(stream) == [[10, 1, 2, 3], [10, 4, 5]]
-        ((model, settings),) = asked
+        ((model, settings, _, or_more, _),) = asked
+        assert not or_more  # as many as the spec says, and no other text
         assert model == "org/m"
         assert (settings.tokens, settings.length, settings.temperature) == (50, 4, 0.5)
         assert (settings.top_p, settings.seed) == (0.9, 3)
@@ -205,8 +227,30 @@ class TestFaithful:
         self, full, asked, limits, tokens
     ):
         opened("faithful:org/m", full, **limits)
-        ((_, settings),) = asked
+        ((_, settings, _, or_more, n_sequences),) = asked
         assert (settings.length, settings.tokens) == (5, tokens)
+        assert or_more
+        assert n_sequences == limits.get("n_sequences")
+
+    def test_it_is_generated_on_the_device_of_the_run(self, full, asked):
+        opened("shuffled:faithful:org/m", full, device="cuda:1")
+        assert [call[2] for call in asked] == ["cuda:1"]
+
+    @pytest.mark.parametrize(
+        ("tokens", "rows"),
+        [(1, [[10, 1]]), (3, [[10, 1, 2, 3]]), (4, [[10, 1, 2, 3], [10, 4]]), (9, 2)],
+    )
+    def test_of_a_longer_text_exactly_the_beginning_is_read(self, full, asked, tokens, rows):
+        # three tokens in one sequence, two in another
+        stream = opened("faithful:org/m", full, n_tokens=tokens)
+        everything = [[10, 1, 2, 3], [10, 4, 5]]
+        expected = everything if rows == 2 else rows
+        assert rows_of(stream) == expected[: -(-tokens // 4)]
+        assert rows_of(opened(f"faithful:org/m?tokens={tokens}", full)) == expected
+
+    def test_what_it_says_of_itself_does_not_tell_which_longer_text_was_read(self, full, asked):
+        said = json.dumps(opened("faithful:org/m", full, n_tokens=4).describe())
+        assert "train-" not in said
 
     def test_it_can_be_shuffled(self, full, asked):
         stream = opened("shuffled:faithful:org/m?tokens=50&random_seed=1", full)

@@ -100,9 +100,14 @@ class TestUnigramProbabilities:
         stream = stream_from_ids([[9, 1, 1, 2], [9, 1, 3]], mask="special", special_ids=[9])
         assert unigram_probabilities(stream, 12).tolist() == [0, 3 / 5, 1 / 5, 1 / 5, *[0] * 8]
 
-    def test_an_id_beyond_the_vocabulary_is_refused(self):
-        with pytest.raises(DataError, match="token id 7"):
-            unigram_probabilities(stream_from_ids([[1, 7]]), 7)
+    def test_ids_beyond_the_vocabulary_are_left_out_of_the_count(self):
+        # 2**40 as well: what is left out takes no memory
+        stream = stream_from_ids([[1, 7, 2, 1], [2**40, 6]])
+        assert unigram_probabilities(stream, 7).tolist() == [0, 2 / 4, 1 / 4, 0, 0, 0, 1 / 4]
+
+    def test_a_text_of_padding_ids_alone_is_refused(self):
+        with pytest.raises(DataError, match="ids below 7"):
+            unigram_probabilities(stream_from_ids([[7, 8]]), 7)
 
     def test_a_text_of_which_nothing_counts_is_refused(self):
         stream = stream_from_ids([[9, 9]], mask="special", special_ids=[9])

@@ -1,12 +1,21 @@
 """Generated text in the cache: made once, gone on with, apart by model and settings."""
 
+import shutil
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
+from saebench.data import open_stream
 from saebench.errors import ModelError
 from saebench.generation import GenerationSettings, cached, ensure_generated, generate, writing
+from saebench.generation.manifest import read_manifest
+from saebench.generation.shards import read_sequences as rows_in
+from saebench.generation.writing import writer
 from saebench.models import LanguageModel
+from tests.data.words import rows_of
 
 MODEL = Path(__file__).parents[2] / "fixtures" / "model"
 SETTINGS = GenerationSettings(tokens=400, length=16, batch_size=8)
@@ -81,3 +90,73 @@ def test_a_model_that_is_not_there_is_refused(cache):
     with pytest.raises(ModelError):
         ensure_generated("./no-such-model", SETTINGS)
     assert not (cache / "generated").exists()
+
+
+def sampled(folder):
+    return [row.tolist() for path in sorted((folder / "data").iterdir()) for row in rows_in(path)]
+
+
+def test_a_longer_text_made_in_the_same_way_will_do_where_that_is_allowed(monkeypatch):
+    longer = ensure_generated(str(MODEL), SETTINGS, device="cpu")
+    n_sequences = read_manifest(longer).counts["sequences"]
+    fewer, more = replace(SETTINGS, tokens=150), replace(SETTINGS, tokens=10**6)
+    alone = ensure_generated(str(MODEL), fewer, device="cpu")
+    rows = sampled(alone)
+    assert alone != longer
+    assert rows[:-1] == sampled(longer)[: len(rows) - 1]
+    shutil.rmtree(alone)
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "open", lambda *_, **__: pytest.fail("loaded"))
+        assert ensure_generated(str(MODEL), fewer, or_more=True) == longer
+        assert ensure_generated(str(MODEL), more, or_more=True, n_sequences=n_sequences) == longer
+    for other, enough in (
+        (replace(fewer, seed=1), None),
+        (replace(SETTINGS, tokens=401), n_sequences + 1),
+    ):
+        found = ensure_generated(str(MODEL), other, device="cpu", or_more=True, n_sequences=enough)
+        assert found != longer
+
+
+def test_a_damaged_or_unfinished_longer_text_is_passed_over(cache):
+    longer = ensure_generated(str(MODEL), SETTINGS, device="cpu")
+    fewer = replace(SETTINGS, tokens=150)
+    shard = sorted((longer / "data").iterdir())[0]
+    shard.write_bytes(b"?" + shard.read_bytes()[1:])
+    (cache / "generated" / "0").mkdir()
+    (cache / "generated" / "0" / "generation.json").write_text("{")
+    assert ensure_generated(str(MODEL), fewer, device="cpu", or_more=True) != longer
+
+
+def test_a_run_and_its_shorter_control_are_of_one_text():
+    """The streams that a run of fake features opens differ in their limits alone."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    main = open_stream(f"faithful:{MODEL}", tokenizer, context_size=16, n_tokens=400, device="cpu")
+    n_sequences = main.tally().n_sequences
+    control = open_stream(
+        f"faithful:{MODEL}", tokenizer, context_size=16, n_sequences=n_sequences, device="cpu"
+    )
+    assert rows_of(control) == rows_of(main)
+    assert len(list((cached.cache_folder() / "generated").iterdir())) == 1
+
+
+def test_who_waited_for_another_process_reads_again_and_loads_no_model(cache, monkeypatch, capsys):
+    pytest.importorskip("fcntl")
+    finished = ensure_generated(str(MODEL), SETTINGS, device="cpu")
+    held = finished.with_name("held")
+    finished.rename(held)  # as it is before the other process is done
+    capsys.readouterr()
+    monkeypatch.setattr(LanguageModel, "open", lambda *_, **__: pytest.fail("loaded"))
+    result = []
+    finished.mkdir()
+    with writer(finished):
+        thread = threading.Thread(
+            target=lambda: result.append(ensure_generated(str(MODEL), SETTINGS, device="cpu"))
+        )
+        thread.start()
+        said = ""
+        while "waiting" not in said and thread.is_alive():
+            said += capsys.readouterr().err
+        shutil.copytree(held, finished, dirs_exist_ok=True)
+    thread.join()
+    assert result == [finished]
+    assert f"another process is writing to {finished}" in said

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from saebench.errors import DataError
+from saebench.errors import DataError, OutputError
 from saebench.generation import GenerationSettings, generate
 from saebench.generation.card import write_card
 from saebench.generation.comparing import add_reference
@@ -64,6 +64,12 @@ def test_a_packed_reference_has_no_numbers_of_whole_documents(made):
     assert stored["entropy"] == made.manifest.statistics["entropy"]
 
 
+def test_the_size_of_the_vocabulary_is_the_models_whatever_the_folder_says(made, model):
+    made.manifest.statistics["vocab_size"] = 10**15
+    add_reference(made, made.sequences(), spec="x", cut="cut", packed=False)
+    assert read_manifest(made.folder).statistics["vocab_size"] == model.vocab_size
+
+
 def test_an_empty_reference_is_refused(made):
     with pytest.raises(DataError):
         add_reference(made, [], spec="x", cut="cut", packed=True)
@@ -85,3 +91,20 @@ def test_a_card_without_markers_is_left_alone(made):
     path.write_text("all mine")
     assert not write_card(made.folder, made.manifest)
     assert path.read_text() == "all mine"
+
+
+def test_line_ends_of_its_owner_stay(made):
+    path = made.folder / "README.md"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + "My wörds.\r\n".encode())
+    before = path.read_bytes()
+    assert write_card(made.folder, made.manifest)
+    assert path.read_bytes() == before
+
+
+def test_a_card_in_another_encoding_is_refused_and_kept(made):
+    path = made.folder / "README.md"
+    before = path.read_bytes() + "My wörds.\n".encode("latin-1")
+    path.write_bytes(before)
+    with pytest.raises(OutputError, match=r"README\.md.*UTF-8.*Convert"):
+        write_card(made.folder, made.manifest)
+    assert path.read_bytes() == before

@@ -46,6 +46,10 @@ def test_it_writes_a_folder_and_prints_the_table_with_the_reference(tmp_path, ca
     reference = manifest(out)["reference"]
     assert reference["statistics"]["first_entropy"] > 0
     assert "one sequence per document" in reference["cut"]
+    # the data set may be published: the folders of this machine are in none of its files
+    assert reference["spec"] == "heldout.jsonl"
+    for name in ("README.md", "generation.json"):
+        assert str(FIXTURES.parent) not in (out / name).read_text()
 
 
 def manifest(out):

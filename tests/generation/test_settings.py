@@ -1,4 +1,4 @@
-"""Generation settings: what is refused, how a query is read, and that torch stays out of it."""
+"""Generation settings: what is refused, and that torch stays out of it."""
 
 import subprocess
 import sys
@@ -9,34 +9,9 @@ from saebench.errors import ConfigError, ModelError
 from saebench.generation.settings import DTYPES, GenerationSettings
 
 
-def test_a_query_is_read_over_defaults():
-    settings = GenerationSettings.parse(
-        "tokens=1_000&temperature=0.7&top_p=0.9&seed=3&length=64&batch_size=8&dtype=bfloat16",
-        seed=1,
-    )
-    assert settings == GenerationSettings(1000, 64, 0.7, 0.9, 3, 8, "bfloat16")
-    assert GenerationSettings.parse("", tokens=5) == GenerationSettings(tokens=5)
-
-
 def test_json_makes_the_same_settings_again():
     settings = GenerationSettings(tokens=7, top_p=0.5)
     assert GenerationSettings(**settings.to_json()) == settings
-
-
-@pytest.mark.parametrize(
-    ("query", "said"),
-    [
-        ("temprature=1", "temperature"),
-        ("xyzzy=1", "Known: tokens"),
-        ("tokens=1&tokens=2", "twice"),
-        ("tokens", "no value"),
-        ("tokens=1e6", "whole number"),
-        ("temperature=hot", "a number"),
-    ],
-)
-def test_a_query_that_means_nothing_is_refused(query, said):
-    with pytest.raises(ConfigError, match=said):
-        GenerationSettings.parse(query)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +56,7 @@ def test_precisions_are_those_of_models():
 
 def test_settings_are_read_without_torch():
     code = (
-        "import sys; from saebench.generation import GenerationSettings as G; G.parse('tokens=2');"
+        "import sys; from saebench.generation import GenerationSettings as G; G(tokens=2);"
         "print([m for m in ('torch', 'transformers', 'pyarrow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

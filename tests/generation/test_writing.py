@@ -14,8 +14,8 @@ import pytest
 
 from saebench.errors import ModelError, OutputError
 from saebench.generation import GenerationSettings, generate, writing
-from saebench.generation.whole_files import locked
 from saebench.models import LanguageModel
+from saebench.whole_files import locked
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = GenerationSettings(tokens=3001, length=24, batch_size=8, seed=1)
@@ -252,3 +252,12 @@ def test_the_manifest_says_what_was_made_of_what(whole, model):
     assert data["versions"][0]["saebench"]
     assert data["statistics"]["n_tokens"] == 3001
     assert sum(shard["n_tokens"] for shard in data["shards"]) == 3001
+
+
+def test_a_folder_that_holds_other_things_is_refused_and_left_as_it_is(model, tmp_path):
+    (tmp_path / "cfg.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"it holds cfg\.json"):
+        generate(model, SETTINGS, tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == [
+        "cfg.json"
+    ]

@@ -116,6 +116,29 @@ def test_candidates_give_the_total_of_the_dense_solver(name, absolute, screen):
     assert found.certified, found.bound - found.total
 
 
+LARGE = {
+    "independent": (gaussian(2500, 48), gaussian(2500, 48, 1)),
+    "half shared": half_shared(2500, 48),
+    "wide": (gaussian(1200, 48), half_shared(2500, 48)[1]),
+    "tall": (half_shared(2500, 48)[1], gaussian(1200, 48)),
+    "sorted": tuple(x[x[:, 0].argsort()] for x in half_shared(2500, 48)),
+    "some duplicates": (
+        torch.cat([gaussian(2300, 48), gaussian(20, 48, 4).repeat_interleave(10, 0)]),
+        torch.cat([gaussian(2200, 48, 1), gaussian(20, 48, 4).repeat(15, 1)]),
+    ),
+}
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("name", LARGE)
+def test_a_few_thousand_rows_are_certified_and_have_the_total_of_the_dense_solver(name, absolute):
+    a, b = LARGE[name]
+    found = match_directions(a, b, absolute=absolute)
+    is_right(found, cosines(a, b), absolute)
+    assert found.how == "candidates"
+    assert found.certified, found.bound - found.total
+
+
 @PATHS
 def test_a_permuted_copy_is_matched_back_exactly(dense_up_to):
     a = gaussian(200, 16)
@@ -127,9 +150,14 @@ def test_a_permuted_copy_is_matched_back_exactly(dense_up_to):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    m_a=st.integers(1, 40), m_b=st.integers(1, 40), d=st.integers(1, 6), seed=st.integers(0, 10**6),
-    levels=st.sampled_from([0, 1, 2]), absolute=st.booleans(), candidates=st.integers(1, 8),
-)  # fmt: skip
+    m_a=st.integers(1, 40),
+    m_b=st.integers(1, 40),
+    d=st.integers(1, 6),
+    seed=st.integers(0, 10**6),
+    levels=st.sampled_from([0, 1, 2]),
+    absolute=st.booleans(),
+    candidates=st.integers(1, 8),
+)
 def test_any_small_dictionaries_with_ties(m_a, m_b, d, seed, levels, absolute, candidates):
     a, b = gaussian(m_a, d, seed), gaussian(m_b, d, seed + 1)
     if levels:  # few distinct directions, zero rows among them
@@ -143,18 +171,26 @@ def test_any_small_dictionaries_with_ties(m_a, m_b, d, seed, levels, absolute, c
 
 @settings(deadline=None, max_examples=60)
 @given(
-    m_a=st.integers(1, 40), m_b=st.integers(1, 40), seed=st.integers(0, 10**6),
-    levels=st.sampled_from([1, 3, 1000]), zeros=st.floats(0, 1), scale=st.sampled_from([1e-3, 1.0, 1e4]),
-    absolute=st.booleans(), candidates=st.integers(1, 8),
-)  # fmt: skip
+    m_a=st.integers(1, 40),
+    m_b=st.integers(1, 40),
+    seed=st.integers(0, 10**6),
+    levels=st.sampled_from([1, 3, 1000]),
+    zeros=st.floats(0, 1),
+    scale=st.sampled_from([1e-3, 1.0, 1e4]),
+    absolute=st.booleans(),
+    candidates=st.integers(1, 8),
+)
 def test_any_small_scores_with_ties(m_a, m_b, seed, levels, zeros, scale, absolute, candidates):
     rng = np.random.default_rng(seed)
     scores = rng.integers(-levels, levels + 1, (m_a, m_b)) * (rng.random((m_a, m_b)) > zeros)
     matrix = torch.from_numpy(scores * scale).float()
     found = match_scores(
-        lambda start, stop: matrix[start:stop], (m_a, m_b), absolute=absolute, dense_up_to=0,
+        lambda start, stop: matrix[start:stop],
+        (m_a, m_b),
+        absolute=absolute,
+        dense_up_to=0,
         candidates=candidates,
-    )  # fmt: skip
+    )
     is_right(found, matrix.double().numpy(), absolute)
 
 

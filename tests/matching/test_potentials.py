@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from saebench.matching.potentials import Edges, assign, longest_paths, potentials
+from saebench.matching.potentials import (
+    Edges,
+    assign,
+    longest_paths,
+    on_grid,
+    potentials,
+    reduced_costs,
+)
 
 
 def complete(values):
@@ -25,6 +32,38 @@ def test_potentials_cover_every_pair_and_are_tight_on_the_matching(shape):
     assert shape[0] == shape[1] or v.min() >= 0
     rows, columns = linear_sum_assignment(values, maximize=True)
     assert u.sum() + v.sum() == pytest.approx(values[rows, columns].sum(), abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(30, 30), (20, 35)])
+@pytest.mark.parametrize("distance", [0.0, 0.01, 1.0])
+def test_starting_near_other_potentials_changes_neither_total_nor_proof(shape, distance):
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=shape)
+    edges = complete(values)
+    _, v = potentials(edges, assign(edges))
+    changed = values + distance * rng.normal(size=shape)
+    best = changed[linear_sum_assignment(changed, maximize=True)].sum()
+    edges = complete(changed)
+    partner = assign(edges, v)
+    assert changed[np.arange(shape[0]), partner].sum() == pytest.approx(best, abs=1e-5)
+    u, v = potentials(edges, partner, v)
+    assert (u[:, None] + v >= changed - 1e-12).all()
+    assert u.sum() + v.sum() == pytest.approx(best, abs=1e-5)
+    assert (v[np.setdiff1d(np.arange(shape[1]), partner)] == 0).all()
+    assert shape[0] == shape[1] or v.min() >= 0
+
+
+@pytest.mark.parametrize("shape", [(30, 30), (20, 35)])
+def test_reduced_costs_are_a_constant_less_the_value_of_every_matching(shape):
+    rng = np.random.default_rng(2)
+    values = on_grid(complete(rng.normal(size=shape))).value.reshape(shape)
+    costs = reduced_costs(complete(values), rng.normal(size=shape[1])).reshape(shape)
+    assert costs.min() == 0
+    sums = set()
+    for _ in range(5):
+        pairs = np.arange(shape[0]), rng.permutation(shape[1])[: shape[0]]
+        sums.add(costs[pairs].sum() + values[pairs].sum())
+    assert len(sums) == 1
 
 
 def test_near_ties_at_the_last_digit_end():

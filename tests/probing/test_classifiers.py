@@ -189,3 +189,27 @@ def test_labels_that_are_all_the_same_are_refused():
     x, labels = features()
     with pytest.raises(DataError, match="all 300 training labels are 4"):
         fit_and_score(x[:300], np.full(300, 4), x[300:], labels[300:], "logistic", 0)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_fit_that_has_converged_is_settled(compressed):
+    """At scikit-learn's own tolerance of 1e-4, some of these predictions are not those of the optimum."""
+    generator = np.random.default_rng(0)
+    n, d = 300, 400
+    y = generator.integers(0, 4, n)
+    x = generator.normal(size=(n, d)) * generator.lognormal(size=d)
+    x[:, :4] += np.eye(4)[y]
+    other = generator.normal(size=(4000, d))
+    if compressed:
+        x, other = (np.abs(rows) * (generator.random(rows.shape) < 0.1) for rows in (x, other))
+        rows = [sparse.csr_array(part) for part in (x, other)]
+        fitted, far, _ = scaled_sparse(*rows)
+    else:
+        rows = [x, other]
+        fitted, far, _ = standardised(x, other)
+    oracle = LogisticRegression(solver="newton-cg", tol=1e-11, max_iter=1000).fit(fitted, y)
+    found = logistic.fit(rows[0], y, rows[1], 0)
+    assert found.converged
+    assert (found.predictions != oracle.predict(far)).sum() == 0
+    norm = np.linalg.norm(oracle.coef_)
+    assert found.coefficient_norm == pytest.approx(norm, rel=1e-4)

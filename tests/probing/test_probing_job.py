@@ -15,35 +15,19 @@ from saebench.config import Config
 from saebench.config.schema import DataSpec, ModelSpec, SAESpec
 from saebench.errors import ConfigError
 from saebench.measure import Run, prepare
-from saebench.measure.jobs import run_jobs
-from saebench.measure.probing import ProbingJob, identity, tasks_of
+from saebench.measure.probing import identity, tasks_of
 from saebench.probing import arms, fit_and_score
 from saebench.protocols import ProbingProtocol, Task
 from saebench.record import Record
 from saebench.train import save_checkpoint
 from tests import kinds
 from tests.kind_runs import DATA, SHIPPED
+from tests.probe_runs import N_TEST, N_TRAIN, measured, prepared, write_task
 from tests.small_runs import random_sae
 from tests.small_world import LENGTH, World, _placed, make_world
-from tests.tiny_models import VOCAB, WIDTH
+from tests.tiny_models import WIDTH
 
-N_TRAIN, N_TEST = 60, 40
 LABELLED = SHIPPED / "labelled"
-
-
-def write_task(folder: Path, name: str, seed: int = 0) -> Task:
-    """Texts whose words come from the lower or, mostly, the upper half of the vocabulary."""
-    generator = np.random.default_rng(seed)
-    (folder / name).mkdir(exist_ok=True)
-    for part, n in (("train", N_TRAIN), ("test", N_TEST)):
-        rows = []
-        for label in generator.integers(0, 2, n):
-            words = generator.integers(2, VOCAB // 2 + 6, generator.integers(1, 20))
-            words = words + label * (VOCAB // 2 - 6)
-            text = " ".join(f"w{word}" for word in words)
-            rows.append(json.dumps({"text": text, "label": int(label)}))
-        (folder / name / f"{part}.jsonl").write_text("\n".join(rows) + "\n")
-    return Task(name, *(str(folder / name / f"{part}.jsonl") for part in ("train", "test")))
 
 
 @pytest.fixture(scope="module")
@@ -54,23 +38,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         dead.b_enc.fill_(-1000)
     save_checkpoint(_placed(dead), found.folder / "saes" / "dead")
     return found
-
-
-def prepared(world: World, *tasks: Task, saes=("good", "bad"), batch_size=8, **options) -> Run:
-    config = Config(
-        model=ModelSpec(str(world.model)),
-        data=DataSpec(str(world.data), context_size=LENGTH),
-        out=world.folder / "out",
-        device="cpu",
-        batch_size=batch_size,
-        probing=ProbingProtocol(tasks=tasks, **options),
-    )
-    places = {name: str(world.folder / "saes" / name) for name in saes}
-    return prepare(config, [(name, ref, SAESpec(ref)) for name, ref in places.items()])
-
-
-def measured(run: Run) -> dict[str, Record]:
-    return {record.name: record for record in run_jobs(run, [ProbingJob(run, run.targets)])}
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,22 @@ from saebench.metrics.catalogue import FAMILIES
 from saebench.probing import TaskLabels, TaskProbes, details, measurements
 
 
-def task(name: str, *, noise: dict[str, float], n: int = 160, seed: int = 0, dead: bool = False):
+def task(
+    name: str,
+    *,
+    noise: dict[str, float],
+    n: int = 160,
+    seed: int = 0,
+    dead: bool = False,
+    documents: int = 0,
+):
     """Probes of a task whose arms see the label through Gaussian noise of some size."""
     generator = np.random.default_rng(seed)
     labels = [generator.integers(0, 2, n) for _ in range(2)]
-    known = TaskLabels(name, ("no", "yes"), *labels, classifier="logistic", seed=0)
+    of_text = np.arange(n) % documents if documents else None
+    known = TaskLabels(
+        name, ("no", "yes"), *labels, classifier="logistic", seed=0, documents=of_text
+    )
 
     def features(size: float) -> list[np.ndarray]:
         return [
@@ -148,3 +159,26 @@ def test_tables_are_strict_json_and_say_how_each_probe_went():
     assert difference == pytest.approx(values[0] - values[1])
     assert table["majority"]["class"] in ("no", "yes")
     assert (table["n_train"], table["n_test"]) == (160, 160)
+
+
+def test_intervals_say_what_was_drawn_and_how_many():
+    texts, some = task("a", noise=NOISE), task("b", noise=NOISE, documents=20)
+    others = task("c", noise=NOISE, documents=5, seed=2)
+    for tasks, drawn in (
+        ([texts], "160 test texts"),
+        ([some], "20 test documents"),
+        ([some, others], "25 test documents of 2 tasks"),
+        ([texts, some], "20 test documents and 160 test texts of 2 tasks"),
+    ):
+        for name in ("probe_f1_latents", "probe_accuracy_gap", "probe_accuracy_majority"):
+            assert f"over {drawn}," in measurements(tasks)[f"{name}@1"].interval
+    assert some.to_json()["resampling"] == "20 test documents"
+
+
+def test_texts_of_one_document_have_no_interval_and_say_why():
+    tasks = [task("a", noise=NOISE, documents=20), task("b", noise=NOISE, documents=1)]
+    found = measurements(tasks)["probe_f1_latents@1"]
+    assert found.value is not None
+    assert (found.low, found.high) == (None, None)
+    assert "all test texts of b are of one document" in found.reason
+    json.dumps(details(tasks), allow_nan=False)

@@ -145,3 +145,41 @@ def test_resamples_are_the_same_for_every_probe_and_apart_between_tasks():
     ]
     for other in others:
         assert abs(np.corrcoef(first[0], other)[0, 1]) < 0.1
+
+
+def test_documents_are_drawn_whole():
+    generator = np.random.default_rng(4)
+    labels = generator.integers(0, 3, 90)
+    documents = generator.choice([3, 7, 8, 20, 21, 40], 90)
+    predictions = noisy(labels, 0.6)
+    resamples = Resamples("task", labels, seed=1, n_resamples=140, documents=documents)
+    found = resamples.scores(predictions)
+    members = [np.flatnonzero(documents == one) for one in np.unique(documents)]
+    assert resamples.n_units == len(members) == 6
+    for i in (0, 1, 127, 128, 139):
+        assert resamples._counts[i].sum() == 6
+        drawn = np.concatenate(
+            [np.tile(rows, n) for rows, n in zip(members, resamples._counts[i], strict=True)]
+        )
+        expected = (
+            accuracy_score(labels[drawn], predictions[drawn]),
+            f1_score(labels[drawn], predictions[drawn], average="macro", zero_division=0),
+        )
+        assert (found[0][i], found[1][i]) == pytest.approx(expected)
+
+
+def test_texts_that_are_right_or_wrong_by_document_are_as_many_as_there_are_documents():
+    documents = np.repeat(np.arange(40), 10)
+    labels = np.tile([0, 1], 200)
+    predictions = np.where(documents < 30, labels, 1 - labels)
+    accuracy, _ = Resamples("task", labels, seed=0, documents=documents).scores(predictions)
+    assert accuracy.mean() == pytest.approx(0.75, abs=0.01)
+    assert accuracy.std() == pytest.approx((0.75 * 0.25 / 40) ** 0.5, rel=0.05)
+
+
+def test_documents_of_one_text_each_are_drawn_as_texts_are():
+    labels = np.random.default_rng(0).integers(0, 2, 70)
+    predictions = noisy(labels, 0.5)
+    texts = Resamples("task", labels, seed=0).scores(predictions)
+    documents = Resamples("task", labels, seed=0, documents=np.arange(100, 170))
+    np.testing.assert_array_equal(documents.scores(predictions), texts)

@@ -14,7 +14,7 @@ import saebench.report
 from saebench.errors import OutputError
 from saebench.gates import Waiver
 from saebench.report import load_report, write_card, write_report
-from saebench.report.write import read_text, write_whole
+from saebench.report.write import read_text, write_changed
 from tests.report.records import TODAY, make_record, make_verdicts
 
 ROOT = Path(__file__).parents[2]
@@ -163,14 +163,14 @@ def test_the_card_written_from_the_stored_report_is_the_card_of_the_report(tmp_p
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
     path = tmp_path / "README.md"
-    write_whole(path, b"old")
+    write_changed(path, b"old")
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OutputError, match="No space left"):
-        write_whole(path, b"new")
+        write_changed(path, b"new")
     assert contents(tmp_path) == {"README.md": b"old"}
 
 
@@ -180,7 +180,7 @@ def test_a_link_is_followed_and_permissions_stay(tmp_path):
     real.chmod(0o640)
     link = tmp_path / "README.md"
     link.symlink_to(real)
-    write_whole(link, b"new")
+    write_changed(link, b"new")
     assert link.is_symlink()
     assert real.read_bytes() == b"new"
     assert real.stat().st_mode & 0o777 == 0o640

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -25,13 +25,21 @@ FUNCTIONAL = ("functional_correlation", "functional_shared", "firing_jaccard")
 
 
 class SeedsEval:
-    """The comparison of two or more members, each pair once; the order of members does not matter."""
+    """The comparison of two or more members, each pair once; the order of members does not matter.
 
-    def __init__(self, members: Sequence[Member], protocol: SeedsProtocol) -> None:
+    ``watched`` hands on the pairs that are to be compared, one after another, and may show how far it is.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        protocol: SeedsProtocol,
+        watched: Callable[[list[list[Member]]], Iterable[list[Member]]] = iter,
+    ) -> None:
         self.members = list(members)
         self.protocol = protocol
-        ordered = (sorted(pair, key=_name) for pair in combinations(self.members, 2))
-        self.pairs = [compare(a, b, protocol, self._floor) for a, b in ordered]
+        ordered = [sorted(pair, key=_name) for pair in combinations(self.members, 2)]
+        self.pairs = [compare(a, b, protocol, self._floor) for a, b in watched(ordered)]
 
     def measurements(self, *, n_tokens: int, n_sequences: int) -> dict[str, Measurement]:
         """Every metric of the family by metric id: the mean over pairs."""
@@ -47,7 +55,9 @@ class SeedsEval:
         }
 
     def _measure(self, name: str, n_tokens: int, n_sequences: int) -> Measurement:
-        values = [_value(name, pair) for pair in self.pairs]
+        dead = [member.name for member in self.members if not member.alive.any()]
+        unknown = dead and name not in FLOORS  # what matches then is where training started
+        values = [None if unknown else _value(name, pair) for pair in self.pairs]
         known = [value for value in values if value is not None]
         mean = _mean(values)
         bounds = None if name in FLOORS else self._interval(name, values, mean)
@@ -84,8 +94,11 @@ class SeedsEval:
     def _reason(self, name: str) -> str | None:
         """Why a metric has no value in any pair."""
         dead = [member.name for member in self.members if not member.alive.any()]
-        if dead and (name.endswith("_alive") or name == "top_k_overlap"):
-            return f"all latents of {', '.join(sorted(dead))} are dead"
+        if dead:
+            return (
+                f"all latents of {', '.join(sorted(dead))} are dead on this text: read more of it, or "
+                "check hook point, activation function and threshold"
+            )
         pair = self.pairs[0]
         if name in FUNCTIONAL:
             return pair["functional"]["reason"]

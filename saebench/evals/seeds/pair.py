@@ -8,11 +8,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from saebench.evals.seeds.codes import CodeSample, FiringCounts
 from saebench.evals.seeds.directions import SIDES, Side, directions, units, why_none
-from saebench.matching import Matching, cosine_histogram, match_directions
+from saebench.matching import (
+    Matched,
+    Matching,
+    cosine_histogram,
+    match_alive,
+    match_among,
+    match_directions,
+    share_above,
+    shared_curve,
+)
 from saebench.matching.functional import (
     MIN_TOKENS,
     FunctionalMatching,
@@ -24,14 +32,11 @@ from saebench.protocols import SeedsProtocol
 from saebench.sae import Dictionary
 
 Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 ChanceFloor = Callable[[int, int, int], dict[str, Any]]
 
-FLOOR_UP_TO = (
-    2048  # alive latents: above it, a floor of their own beside that of all costs too much
-)
-THRESHOLDS = (*np.arange(0, 1, 0.05).round(2).tolist(), 0.99)
+# alive latents: above it, a floor of their own beside that of all costs too much
+FLOOR_UP_TO = 2048
 NUMBERS = (  # of one side of a pair, None where it has no matrix
     *("matched_cosine", "matched_abs_cosine", "matched_cosine_alive", "shared", "shared_alive"),
     *("max_cosine_shared_a", "max_cosine_shared_b", "certified", "gap", "how"),
@@ -57,21 +62,6 @@ class Member:
         """The ``k`` latents that fire most often; between equals the one with more mass."""
         order = np.lexsort((-self.firings.mass, -self.firings.fired))
         return order[:k]
-
-
-@dataclass(frozen=True)
-class Matched:
-    """One-to-one pairs of latents in the numbering of their dictionaries, with their cosines."""
-
-    rows: Ints
-    columns: Ints
-    cosines: Floats
-    matching: Matching
-
-    def above(self, threshold: float) -> set[tuple[int, int]]:
-        """The pairs with a cosine above a threshold."""
-        keep = self.cosines > threshold
-        return set(zip(self.rows[keep].tolist(), self.columns[keep].tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -121,48 +111,30 @@ def compare_side(a: Member, b: Member, side: Side, threshold: float) -> Sided:
         return Sided({**dict.fromkeys(NUMBERS), "reason": reason})
     every = match_among(left, right)
     absolute = match_directions(left, right, absolute=True)
-    alive = _match_alive(left, right, a.alive, b.alive, every)
+    alive = match_alive(left, right, a.alive, b.alive, every)
     matching, m = every.matching, len(every.cosines)
     m_alive = 0 if alive is None else len(alive.cosines)
     numbers = {
         "matched_cosine": float(every.cosines.mean()),
         "matched_abs_cosine": float(np.nanmean(np.abs(absolute.scores))),
         "matched_cosine_alive": None if alive is None else float(alive.cosines.mean()),
-        "shared": share(every.cosines, threshold),
-        "shared_alive": None if alive is None else share(alive.cosines, threshold),
-        "max_cosine_shared_a": share(matching.best_a, threshold),
-        "max_cosine_shared_b": share(matching.best_b, threshold),
+        "shared": share_above(every.cosines, threshold),
+        "shared_alive": None if alive is None else share_above(alive.cosines, threshold),
+        "max_cosine_shared_a": share_above(matching.best_a, threshold),
+        "max_cosine_shared_b": share_above(matching.best_b, threshold),
         "certified": bool(matching.certified),
         "gap": float(matching.bound - matching.total),
         "how": matching.how,
         "denominator": m,
         "denominator_alive": m_alive,
-        "histogram": cosine_histogram(matching),
-        "curve": {
-            "thresholds": list(THRESHOLDS),
-            "shared": [share(every.cosines, t) for t in THRESHOLDS],
-        },
+        "histogram": cosine_histogram(every.cosines),
+        "curve": shared_curve(every.cosines),
         "units": {"a": units(a.sae, side), "b": units(b.sae, side)},
         "absolute": _proof(absolute),
         "alive": None if alive is None else _proof(alive.matching),
         "reason": None,
     }
     return Sided(numbers, every, alive)
-
-
-def match_among(
-    a: Tensor, b: Tensor, rows: Ints | None = None, columns: Ints | None = None
-) -> Matched:
-    """Match ``a[m_a, d]`` and ``b[m_b, d]``, whose rows are ``rows`` and ``columns`` of dictionaries."""
-    matching = match_directions(a, b)
-    taken = np.flatnonzero(matching.columns >= 0)
-    found = matching.columns[taken]
-    return Matched(
-        taken if rows is None else rows[taken],
-        found if columns is None else columns[found],
-        np.asarray(matching.scores[taken], dtype=np.float64),
-        matching,
-    )
 
 
 def compare_codes(
@@ -185,11 +157,6 @@ def compare_codes(
     }
 
 
-def share(cosines: npt.NDArray[Any], threshold: float) -> float:
-    """The share above a threshold; all values count, and equal to it is not above."""
-    return float((cosines > threshold).mean())
-
-
 def _floors(
     floor: ChanceFloor, sizes: tuple[int, int], alive: tuple[int, int], d: int
 ) -> dict[str, Any]:
@@ -199,18 +166,6 @@ def _floors(
         return {**every, "alive": every}
     affordable = min(alive) > 0 and max(alive) <= FLOOR_UP_TO
     return {**every, "alive": floor(*alive, d) if affordable else None}
-
-
-def _match_alive(
-    a: Tensor, b: Tensor, alive_a: Bools, alive_b: Bools, every: Matched
-) -> Matched | None:
-    """The matching of alive latents: that of all of them where none is dead, None where all are."""
-    if alive_a.all() and alive_b.all():
-        return every
-    rows, columns = np.flatnonzero(alive_a), np.flatnonzero(alive_b)
-    if not len(rows) or not len(columns):
-        return None
-    return match_among(a[rows], b[columns], rows, columns)
 
 
 def _proof(matching: Matching) -> dict[str, Any]:
@@ -226,7 +181,7 @@ def _scored(pairs: PairScores, threshold: float) -> dict[str, Any]:
         return {"correlation": None, "shared": None, "jaccard": None, "n_scored": 0}
     return {
         "correlation": float(pairs.correlation[defined].mean()),
-        "shared": share(pairs.correlation[defined], threshold),
+        "shared": share_above(pairs.correlation[defined], threshold),
         "jaccard": float(pairs.jaccard[defined].mean()),
         "n_scored": n_scored,
     }
@@ -234,16 +189,18 @@ def _scored(pairs: PairScores, threshold: float) -> dict[str, Any]:
 
 def _functional(found: FunctionalMatching | None, threshold: float) -> dict[str, Any]:
     if found is None:
-        reason = "no latent of one of the two fires on the even sequences of the tokens kept"
+        reason = "no latent of one of the two fires on the first half of the text kept"
         empty: Mapping[str, Any] = dict.fromkeys(("correlation", "shared", "jaccard", "null"))
         return {**empty, "n_scored": 0, "n_matched": 0, "reason": reason}
     matched = found.matched
     held_out = _scored(found.held_out, threshold)
     problem = None
     if not len(matched.rows):
-        problem = "no two latents have a positive correlation on the even sequences"
+        problem = "no two latents have a positive correlation on the first half of the text kept"
     elif not held_out["n_scored"]:
-        problem = f"no matched pair fires on {MIN_TOKENS} tokens of the odd sequences"
+        problem = (
+            f"no matched pair fires on {MIN_TOKENS} tokens of the second half of the text kept"
+        )
     return {
         **held_out,
         "n_matched": len(matched.rows),
@@ -251,14 +208,18 @@ def _functional(found: FunctionalMatching | None, threshold: float) -> dict[str,
         "null": None if found.null is None else _scored(found.null, threshold)["correlation"],
         "n_tokens_matched": found.n_tokens[0],
         "n_tokens_scored": found.n_tokens[1],
-        "certified": matched.certified,
-        "gap": matched.bound - matched.total,
+        "certified": bool(matched.certified),
+        "gap": float(matched.bound - matched.total),
         "reason": problem,
     }
 
 
 def _top_k(a: Member, b: Member, decoder: Matched | None, top_k: int) -> dict[str, Any]:
-    """How many of the most frequent latents of a have a partner among those of b."""
+    """How many of the most frequent latents of a have a partner among those of b.
+
+    By chance one of a is matched at all with probability ``min(n_a, n_b) / n_a`` of the alive ones, and then
+    to one of b's ``k`` with ``k / n_b``: the product is ``k / max(n_a, n_b)``.
+    """
     k = min(top_k, int(a.alive.sum()), int(b.alive.sum()))
     if decoder is None or k == 0:
         return {"top_k": k, "top_k_overlap": None, "top_k_chance": None}
@@ -268,5 +229,5 @@ def _top_k(a: Member, b: Member, decoder: Matched | None, top_k: int) -> dict[st
     return {
         "top_k": k,
         "top_k_overlap": len(common) / k,
-        "top_k_chance": k / int(b.alive.sum()),
+        "top_k_chance": k / max(int(a.alive.sum()), int(b.alive.sum())),
     }

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from saebench.metrics.catalogue.definition import SHARE, Definition
 
-RESAMPLED = "bootstrap over sequences, latents judged again in each: percentile and basic together"
+RESAMPLED = (
+    "bootstrap over sequences, latents taken as given and judged again in each (noise at the limit only): "
+    "percentile and basic together, with the limit half a unit either side, and at least one latent"
+)
 
 _TOKEN = "#{j : fⱼ > 1 on > 10 % of random tokens"
 _SEQUENCE = "#{j : Σₜ fⱼₜ > 1 in > 5 % of random sequences"

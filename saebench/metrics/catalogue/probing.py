@@ -10,8 +10,11 @@ from saebench.metrics.catalogue.definition import (
     Range,
 )
 
-TEXTS = "percentile bootstrap over test texts within each task"
-PAIRED = f"{TEXTS}, the same ones for both probes"
+TEXTS = (
+    "percentile bootstrap over test documents (over texts where the data name no documents) within each "
+    "task; tasks are drawn apart, as if independent, also where they share texts: then it is too narrow"
+)
+PAIRED = f"{TEXTS}; the same draws for both probes"
 DIFFERENCE: Range = (-1.0, 1.0)
 SOURCE = "FaithfulSAE (arXiv 2506.17673), pooled over counted tokens only"
 

@@ -39,7 +39,8 @@ def _shares(side: str) -> Iterator[Definition]:
             f"Latents with a near neighbour ({side})",
             f"#{{i : max_j cos(A_i, B_j) > t}} / m_a, mean of both sides, over {side} rows, {_AT}",
             "fraction of latents",
-            "FaithfulSAE plots; not one-to-one, never below the shared share of the smaller side",
+            "FaithfulSAE plots; not one-to-one. The share of the smaller side is never below the shared "
+            "one; the mean with that of a larger side can be",
         ),
     )
     for name, label, formula, unit, source in found:
@@ -122,7 +123,7 @@ SEEDS: tuple[Definition, ...] = (
         "functional_correlation",
         "Functional correlation",
         "mean over pairs of Pearson(f_i, g_π(i)) on tokens where either fires; "
-        "π matched on even sequences, scored on odd ones",
+        "π matched on the first half of the kept text, scored on the second half",
         "correlation",
         COSINE,
         "split-half matching of activations; chance lies below 0 for sparse codes",
@@ -138,7 +139,8 @@ SEEDS: tuple[Definition, ...] = (
     _agreement(
         "firing_jaccard",
         "Jaccard of firing",
-        "mean over the pairs of functional_correlation of #{both fire} / #{either fires}, odd sequences",
+        "mean over the pairs of functional_correlation of #{both fire} / #{either fires}, "
+        "on the second half of the kept text",
         "fraction of tokens",
         SHARE,
         "Jaccard index of the sets of tokens that two latents fire on",

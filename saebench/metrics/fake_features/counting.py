@@ -23,7 +23,8 @@ from saebench.metrics.fake_features.intervals import Counts
 from saebench.metrics.sums import check_alike, group_of
 from saebench.protocols import FakeProtocol
 
-N_GROUPS = 128
+# Fewer than the groups of other metrics: here a group keeps counts of every latent, not one row of sums.
+RESAMPLING_GROUPS = 128
 # Entries of the [sequences, d_sae] table in which codes of a sequence are summed.
 TABLE_ENTRIES = 2**22
 
@@ -115,7 +116,7 @@ class UnitCounts:
         protocol: FakeProtocol,
         d_sae: int,
         *,
-        n_groups: int = N_GROUPS,
+        n_groups: int = RESAMPLING_GROUPS,
         thresholds: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -196,7 +197,7 @@ class FiringSums:
             name: UnitCounts(
                 protocol,
                 d_sae,
-                n_groups=N_GROUPS if name in grouped else 1,
+                n_groups=RESAMPLING_GROUPS if name in grouped else 1,
                 thresholds=thresholds,
                 device=device,
             )

@@ -15,15 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saebench.metrics.estimates import estimate
+from saebench.metrics.estimates import ONE_GROUP, estimate
 from saebench.metrics.fake_features.counting import FiringSums, UnitCounts
 from saebench.metrics.fake_features.intervals import (
+    NONE_NEAR,
     Counts,
     Outcome,
     binomial_sd,
+    cluster_noise,
     count_interval,
     judge,
-    judge_resamples,
 )
 from saebench.protocols import FakeProtocol
 from saebench.record import Measurement
@@ -41,24 +42,25 @@ WILSON = (
 
 @dataclass(frozen=True)
 class Real:
-    """What the real text says of each latent: ``fired[d_sae]`` tokens with a code that is not zero.
+    """What real text says of each latent.
 
-    ``tokens`` counts under the rule of ``fake_token``.
+    ``own`` are firings on the run's own text, which say who is alive; ``sums`` those on the control, the
+    same text in sequences as long as the random ones; ``tokens`` counts there by the rule of ``fake_token``.
     """
 
+    own: FiringSums
     sums: FiringSums
-    fired: Tensor
     tokens: Counts
 
     @classmethod
-    def of(cls, sums: FiringSums) -> Real:
-        """From the firings on real text, which include the protocol ``token``."""
-        return cls(sums, sums.fired.cpu(), sums.counts["token"].of_groups())
+    def of(cls, sums: FiringSums, own: FiringSums | None = None) -> Real:
+        """From the firings on the control, which include the protocol ``token``; it is ``own`` if None."""
+        return cls(own or sums, sums, sums.counts["token"].of_groups())
 
     @property
     def alive(self) -> Tensor:
-        """``[d_sae]`` bool: who fired at all."""
-        return self.fired > 0
+        """``[d_sae]`` bool: who fired at all on the run's own text."""
+        return self.own.fired.cpu() > 0
 
 
 def measure(
@@ -78,19 +80,21 @@ def measure(
     """
     units, alive = counts.of_groups(), real.alive
     split = real.tokens if {"specific", "dense"} & set(names) else None
-    points = judge(units, alive, split)
-    resamples = judge_resamples(units, alive, split, n_resamples=n_resamples, seed=seed)
+    judged = judge(units, alive, split, n_resamples=n_resamples, seed=seed)
     dead = not bool(alive.any() or random.fired.any())
     n_alive = int(alive.sum())
-    shared = _about(counts.protocol, units, points, n_alive, requested)
+    shared = _about(counts.protocol, units, judged.here, n_alive, requested)
     found = []
     for kind, name in names.items():
-        of, number = n_alive if kind == "alive" else counts.d_sae, int(getattr(points, kind))
-        drawn = None if resamples is None else getattr(resamples, kind)
-        bounds = count_interval(number, drawn, of) if of else None
+        of = n_alive if kind == "alive" else counts.d_sae
+        numbers = [int(getattr(outcome, kind)) for outcome in judged.points]
+        resamples = judged.resamples
+        drawn = None if resamples is None else [getattr(outcome, kind) for outcome in resamples]
+        bounds = count_interval(numbers, drawn, of) if of else None
+        number = numbers[0]
         detail = {"count": number, "of": of, "wilson": _wilson(number, of), **shared}
         if drawn is not None and of:
-            detail["resample_mean"] = float(drawn.double().mean()) / of
+            detail["resample_mean"] = float(drawn[0].double().mean()) / of
         found.append(
             estimate(
                 name,
@@ -111,8 +115,7 @@ def _about(
     """What stands beside every number of one protocol on one text."""
     fake, fake_alive = int(points.fake), int(points.alive)
     m = units.counts.shape[1]
-    share, sd = protocol.share, binomial_sd(protocol.share, units.n)
-    near = (units.shares - share).abs() <= 2 * sd if sd is not None else units.exceeds & False
+    share = protocol.share
     found = {
         "n_latents": m,
         "n_alive": n_alive,
@@ -124,13 +127,29 @@ def _about(
         "unit": protocol.unit,
         "n_units": units.n,
         "limit": share,
-        "threshold_noise": sd,
-        "within_two_noise": int(near.sum()),
+        **_noise(protocol, units),
     }
     if requested is not None:
         over = int((units.total.double() / requested > share).sum())
         found |= {"n_requested": requested, "fake_by_share_of_requested": over}
     return found
+
+
+def _noise(protocol: FakeProtocol, units: Counts) -> dict[str, Any]:
+    """The noise of a share at the limit, and how many latents it may move to the other side.
+
+    Sequences are independent, tokens of one sequence are not: those have the noise of whole sequences.
+    """
+    if protocol.unit == "sequence":
+        sd = binomial_sd(protocol.share, units.n)
+        found: dict[str, Any] = {"binomial_noise": sd}
+    else:
+        sd, n_near = cluster_noise(units)
+        found = {"threshold_noise": sd, "threshold_noise_latents": n_near}
+        if sd is None:
+            found["threshold_noise_reason"] = NONE_NEAR if not n_near else ONE_GROUP
+    near = None if sd is None else (units.shares - protocol.share).abs() <= 2 * sd
+    return found | {"within_two_noise": None if near is None else int(near.sum())}
 
 
 def _wilson(number: int, of: int) -> dict[str, Any]:
@@ -165,18 +184,21 @@ def rate_ratios(random: FiringSums, real: Real) -> dict[str, Any]:
     """How many times as often latents fire on random as on real text, as quantiles over the alive.
 
     A latent *fires* here when its code is not zero. Those that never fire on real text have no ratio;
-    they are counted apart.
+    they are counted apart, and so are those that are alive but do not fire on the control.
     """
-    fired, alive = random.fired.cpu(), real.alive
+    fired, usual, alive = random.fired.cpu(), real.sums.fired.cpu(), real.alive
     rates = fired.double() / max(random.n_tokens, 1)
-    usual = real.fired.double() / max(real.sums.n_tokens, 1)
-    ratios = (rates[alive] / usual[alive]).numpy()
+    usually = usual.double() / max(real.sums.n_tokens, 1)
+    both = alive & (usual > 0)
+    ratios = (rates[both] / usually[both]).numpy()
     known = np.quantile(ratios, QUANTILES).tolist() if len(ratios) else [None] * len(QUANTILES)
     return {
         "what": "tokens with a code that is not zero: share of random over share of real tokens",
-        "n_alive": len(ratios),
+        "n_alive": int(alive.sum()),
+        "n_ratios": len(ratios),
         "quantiles": {str(q): value for q, value in zip(QUANTILES, known, strict=True)},
         "only_random": {"n": int(((fired > 0) & ~alive).sum()), "ratio": None},
+        "alive_but_not_on_control": int((alive & (usual == 0)).sum()),
         "on_neither": int(((fired == 0) & ~alive).sum()),
     }
 

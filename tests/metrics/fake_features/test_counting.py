@@ -9,7 +9,7 @@ import torch
 from saebench.errors import ConfigError
 from saebench.metrics.fake_features import counting as fake_features
 from saebench.metrics.fake_features.counting import (
-    N_GROUPS,
+    RESAMPLING_GROUPS,
     SEQUENCE,
     TOKEN,
     FiringSums,
@@ -152,7 +152,7 @@ def test_sequences_that_do_not_fit_one_table_are_counted_piece_by_piece(monkeypa
 
 
 def test_groups_hold_whole_sequences_and_what_is_not_resampled_has_one_group():
-    f, ids = random_codes(N_GROUPS + 2)
+    f, ids = random_codes(RESAMPLING_GROUPS + 2)
     sums = firings(f, ids, grouped=["sum"])
     units = sums.counts["sum"].units
     assert units[:3].tolist() == [2, 2, 1]

@@ -8,6 +8,7 @@ import torch
 
 from saebench.metrics.fake_features import results
 from saebench.metrics.fake_features.counting import SEQUENCE, TOKEN, FiringSums
+from saebench.metrics.fake_features.intervals import NONE_NEAR
 from saebench.metrics.fake_features.results import Real
 from saebench.protocols import FakeProtocol
 from saebench.stats import wilson
@@ -68,7 +69,7 @@ def test_without_the_control_on_real_text_they_are_not(random, real):
 def test_every_ratio_has_an_interval_around_it_and_says_what_it_is_made_on(random, real):
     for name, item in measured(random, real).items():
         assert item.low <= item.value <= item.high, name
-        assert "latents judged again" in item.interval
+        assert "judged again" in item.interval
         assert (item.n_tokens, item.n_sequences) == (N * LENGTH, N)
 
 
@@ -126,7 +127,7 @@ def test_a_single_sequence_gives_a_value_and_no_interval():
 
 def test_the_ratio_of_rates_is_over_alive_latents_and_counts_the_others_apart(random, real):
     found = results.rate_ratios(random, real)
-    rates = random.fired.double() / real.fired
+    rates = random.fired.double() / real.sums.fired
     alive = [DENSE, USUAL, CONTENT]
     assert found["n_alive"] == 3
     assert found["quantiles"]["0.5"] == pytest.approx(float(rates[alive].median()))
@@ -149,15 +150,44 @@ def test_the_table_has_a_row_for_each_protocol_on_a_text(random, real):
     assert token["mean_share"] == pytest.approx(random.fired.double().mean().item() / (N * LENGTH))
 
 
-def test_threshold_noise_counts_the_latents_it_may_move():
-    shares = [0.1, 0.5, 0.0]
+def test_threshold_noise_of_tokens_is_that_of_sequences_and_counts_the_latents_it_may_move():
+    """One latent fires on whole sequences, so that .14 is within two sd of .1, as tokens would not be."""
     f = torch.zeros(1000, 3)
-    f[:100, 0], f[:500, 1] = 2.0, 2.0
+    f[:140, 0], f[:500, 1] = 2.0, 2.0
     sums = summed(f, torch.arange(100).repeat_interleave(10))
     detail = measured(sums, Real.of(sums))["fake_token"].detail
-    assert detail["threshold_noise"] == pytest.approx((0.1 * 0.9 / 1000) ** 0.5)
-    assert detail["within_two_noise"] == 1
-    assert detail["fake"] == sum(share > 0.1 for share in shares)
+    assert detail["threshold_noise"] == pytest.approx((0.14 * 0.86 / 99) ** 0.5)
+    assert (detail["threshold_noise_latents"], detail["within_two_noise"]) == (1, 1)
+    assert detail["fake"] == 2
+    assert 0.04 > 2 * (0.1 * 0.9 / 1000) ** 0.5
+
+
+def test_the_noise_of_a_share_of_sequences_is_binomial(random, real):
+    found = measured(random, real, {"fake": "fake_sequence"}, "sequence")["fake_sequence"].detail
+    assert found["binomial_noise"] == pytest.approx((0.05 * 0.95 / N) ** 0.5)
+    assert "threshold_noise" not in found
+
+
+def test_without_latents_near_the_limit_threshold_noise_is_unknown_and_says_why():
+    far = planted([0.9, 0.0])
+    detail = measured(far, Real.of(far))["fake_token"].detail
+    assert (detail["threshold_noise"], detail["within_two_noise"]) == (None, None)
+    assert detail["threshold_noise_reason"] == NONE_NEAR
+    one = summed(torch.full((10, 2), 2.0), torch.zeros(10, dtype=torch.int64))
+    assert measured(one, Real.of(one))["fake_token"].detail["threshold_noise"] is None
+
+
+def test_alive_is_said_by_the_runs_own_text_and_rates_by_the_control(random):
+    """The control is shorter: a latent that it lacks is alive, and has no ratio of rates."""
+    own, control = planted([0.9, 0.0, 0.02, 0.4, 0.3]), planted([0.9, 0.0, 0.02, 0.4, 0.0])
+    short = Real.of(control, own)
+    assert short.alive.tolist() == [True, False, True, True, True]
+    detail = measured(random, short)["fake_token"].detail
+    assert (detail["n_alive"], detail["fake_over_alive"]) == (4, 1 / 4)
+    ratios = results.rate_ratios(random, short)
+    assert (ratios["n_alive"], ratios["n_ratios"], ratios["alive_but_not_on_control"]) == (4, 3, 1)
+    alone = results.rate_ratios(random, Real.of(control))
+    assert alone["quantiles"] == ratios["quantiles"]
 
 
 def test_latents_without_a_relative_threshold_are_counted_apart():

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
@@ -25,15 +24,6 @@ BLOCK = 10_000
 
 
 @dataclass(frozen=True)
-class Spread:
-    """The seeds of one group: their number, mean, and sd (n − 1 in the denominator; None for one)."""
-
-    n: int
-    mean: float
-    sd: float | None
-
-
-@dataclass(frozen=True)
 class GroupComparison:
     """Two groups: ``difference`` of means ``a − b``, and the two-sided p-value of a permutation test.
 
@@ -41,17 +31,11 @@ class GroupComparison:
     dealing the seeds were compared, ``exact`` whether those are all.
     """
 
-    a: Spread
-    b: Spread
     difference: float
     p_value: float
     smallest_p: float
     n_splits: int
     exact: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 def compare_groups(a: Sequence[float], b: Sequence[float], *, seed: int = 0) -> GroupComparison:
@@ -78,8 +62,6 @@ def compare_groups(a: Sequence[float], b: Sequence[float], *, seed: int = 0) -> 
         below += int((sums <= observed + slack).sum())
     n_splits = n_all if exact else N_RANDOM_SPLITS + 1
     return GroupComparison(
-        _spread(first),
-        _spread(second),
         float(first.mean() - second.mean()),
         min(1.0, 2 * min(above, below) / n_splits),
         min(1.0, 2 / n_splits),
@@ -97,11 +79,6 @@ def _checked(values: Sequence[float], which: str) -> np.ndarray:
             "Compare groups of which every checkpoint was measured.",
         )
     return found
-
-
-def _spread(values: np.ndarray) -> Spread:
-    sd = float(values.std(ddof=1)) if len(values) > 1 else None
-    return Spread(len(values), float(values.mean()), sd)
 
 
 def _all_splits(n: int, n_a: int) -> Iterator[np.ndarray]:
