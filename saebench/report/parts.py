@@ -18,6 +18,7 @@ TEXTS = {
     "shuffled": "the text, its tokens permuted",
     "configured": "as configured",
 }
+SATURATED, HALF = 0.9, 0.5  # as many on real text, and most of the dictionary
 ARMS = (
     ("baseline", "Activations"),
     ("latents", "Latents"),
@@ -49,7 +50,24 @@ def fake_features(record: Record) -> str:
     length = f", {_count(found['length'])} tokens long" if found.get("length") else ""
     return (
         f"Latents above the limit on random text{length}, and on real text as the control: a latent that "
-        f"fires often on both is dense, not fake.\n\n{table}"
+        f"fires often on both is dense, not fake.{_saturated(table_rows)}\n\n{table}"
+    )
+
+
+def _saturated(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Which rules find as many latents on the real text, so that they say nothing about noise."""
+    found = {(row.get("text"), row.get("protocol")): row.get("fake_over_latents") for row in rows}
+    names = []
+    for (text, protocol), real in found.items():
+        random = found.get(("uniform", protocol))
+        if text == "real" and isinstance(real, int | float) and isinstance(random, int | float):
+            names += [str(protocol)] if real >= SATURATED * random > 0 and random > HALF else []
+    if not names:
+        return ""
+    rules = " and ".join(escape.code_span(name) for name in names)
+    return (
+        f" The rule {rules} calls most latents fake on random text and as many on real text: at this "
+        "length and threshold it does not tell them apart."
     )
 
 

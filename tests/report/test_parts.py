@@ -129,6 +129,16 @@ def test_fake_features_are_a_row_for_each_text_and_rule():
     assert "largest code > its own 0.900 quantile on > 5 % of sequences" in second
 
 
+@pytest.mark.parametrize(("real", "said"), [(0.97, True), (0.5, False)])
+def test_a_rule_that_finds_as_many_on_real_text_is_said_to_tell_nothing(real, said):
+    rows = [
+        {"text": text, "protocol": "sequence", "fake_over_latents": share}
+        for text, share in (("real", real), ("uniform", 0.97))
+    ]
+    text = fake_features(with_details(fake_features={"table": rows, "protocols": {}}))
+    assert ("does not tell them apart" in text) == said
+
+
 def test_probes_are_a_row_for_each_task_with_collapsed_ones_marked():
     arms = {
         "baseline": {"accuracy": 0.8, "macro_f1": 0.79},
