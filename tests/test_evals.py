@@ -14,7 +14,7 @@ from sklearn.metrics.pairwise import paired_cosine_distances
 from fixtures import planted
 from saebench.evals import ReconstructionEval, SiteEval, SparsityEval
 from saebench.evals.reconstruction import random_init, transcoder_baseline
-from saebench.metrics.definitions import DEFINITIONS
+from saebench.metrics.catalogue import MAIN_PASS
 from saebench.passes import (
     CALIBRATION_SEQUENCES,
     Calibration,
@@ -99,11 +99,11 @@ def test_every_number_says_how_many_tokens_it_rests_on():
     assert {found[metric].n_tokens for metric in ("ce_clean", "kl", "ce_mean")} == {len(x) - 5}
 
 
-def test_every_measurement_has_a_definition_and_together_they_are_the_catalogue():
+def test_every_measurement_has_a_definition_and_together_they_are_those_of_the_main_pass():
     run, _, _ = run_and_activations()
     baselines = run.site.baselines(3.0, n_sequences=5)
     names = {*run.measurements("a"), *(item.name for item in baselines.values())}
-    assert names == DEFINITIONS.keys() - {"fve_random_init", "fve_lowest_reading"}
+    assert names == {item.id for item in MAIN_PASS} - {"fve_random_init", "fve_lowest_reading"}
 
 
 def test_a_known_dictionary_is_measured_exactly():
