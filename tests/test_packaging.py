@@ -142,7 +142,7 @@ def test_the_sdist_holds_no_caches(sdist):
 
 def test_the_demo_runs_from_an_empty_folder(demo):
     printed, folder = demo
-    assert "16 passed" in printed
+    assert "26 passed" in printed
     report = json.loads((folder / "saebench-demo" / "report.json").read_text())
     assert [record["checkpoint"]["name"] for record in report["records"]] == [
         "topk-s0",
@@ -150,6 +150,7 @@ def test_the_demo_runs_from_an_empty_folder(demo):
         "batchtopk-s0",
         "batchtopk-s1",
     ]
+    assert [group["checkpoint"]["name"] for group in report["groups"]] == ["topk", "batchtopk"]
     assert {verdict["status"] for verdict in report["verdicts"]} == {"PASS"}
     assert (folder / "saebench-demo" / "README.md").is_file()
     assert sorted(p.name for p in (folder / "saebench-demo" / "plots").iterdir()) == [
