@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from saebench.config import Config, ModelSpec, SAESpec
+from saebench.config import Config, DataSpec, ModelSpec, SAESpec
 from saebench.data import TokenStream, open_stream
 from saebench.data.labelled import LabelledText, open_task
 from saebench.errors import ConfigError
@@ -119,19 +119,12 @@ class Run:
         pack: bool = True,
     ) -> TokenStream:
         """The tokens of a data spec as this run reads text: its tokenizer, mask and length."""
-        assert self.config.data is not None  # checked when the run was prepared
-        return open_stream(
-            spec,
-            self.tokenizer,
-            context_size=context_size or self.config.data.context_size,
-            n_sequences=n_sequences,
-            n_tokens=n_tokens,
-            mask=self.config.data.mask,  # type: ignore[arg-type]
-            pack=pack,
-            vocab_size=self.vocab_size,
-            model=self.located[0].id,
-            device=device_of(self.config),
+        own = self.config.data
+        assert own is not None  # checked when the run was prepared
+        other = DataSpec(
+            spec, context_size or own.context_size, n_sequences, n_tokens, own.mask, pack
         )
+        return _stream(other, self.located[0], self.config)
 
     def subject(self, target: Target) -> Subject:
         """What the pass needs of a target, its sites resolved and its widths checked against the model."""
@@ -230,6 +223,11 @@ def _open_data(config: Config, located: Located) -> TokenStream:
             f"the model {located.id} was made for at most {located.context_size}",
             "Lower context_size.",
         )
+    return _stream(spec, located, config)
+
+
+def _stream(spec: DataSpec, located: Located, config: Config) -> TokenStream:
+    """The tokens of some data under the tokenizer of a model, on the device of the run."""
     return open_stream(
         spec.spec,
         located.tokenizer(),
