@@ -1,4 +1,4 @@
-"""Which checkpoints of a run belong to which group."""
+"""Which checkpoints of a run belong to which group, and which cases there are of each."""
 
 from __future__ import annotations
 
@@ -6,11 +6,32 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from saebench.config import Config, GroupSpec
+from saebench.config.defaults import about
 from saebench.config.parts import groups_by_seed
 from saebench.errors import ConfigError
 from saebench.protocols import Group
 
 NEEDED = 2  # checkpoints that make a pair
+SIGNS = {"variants": "@", "concepts": "/"}  # between a checkpoint's name and that of a case
+_HOW = {
+    "variants": ("variants of the model", "--variant nf4, or [[variant]] in saebench.toml"),
+    "concepts": ("texts of a concept", "--concept SPEC, or [[concept]] in saebench.toml"),
+}
+
+
+def case_name(checkpoint: str, case: str, kind: str) -> str:
+    """What gates and records call a checkpoint under a variant (``a@nf4``) or on a concept (``a/b``)."""
+    return f"{checkpoint}{SIGNS[kind]}{case}"
+
+
+def case_names(config: Config, suite: str) -> tuple[str, ...]:
+    """The variants or concepts that a suite is about; raises :class:`ConfigError` where there is none."""
+    kind = about(suite)
+    found = config.variants if kind == "variants" else config.concepts
+    if not found:
+        what, how = _HOW[kind]
+        raise ConfigError(f"{what} for the suite {suite!r}", "none", f"Give {how}.")
+    return tuple(item.name for item in found)
 
 
 def groups_of(

@@ -9,6 +9,7 @@ from typing import Any
 
 from saebench.adapters import Choices, Claim, claim
 from saebench.adapters.reading.places import with_places
+from saebench.adapters.reading.training import with_training
 from saebench.diagnosis import diagnose
 from saebench.files import CheckpointFiles
 from saebench.inspection import Inspection
@@ -103,7 +104,7 @@ def open_checkpoint(
     adapter, found = claim(files)
     choices = Choices(settings, tensors)
     sae = adapter.read(files, found, choices)
-    cfg = with_places(sae.cfg, choices, site)
+    cfg = with_training(with_places(sae.cfg, choices, site), choices)
     sae.cfg = replace(cfg, notes=(*cfg.notes, *left_aside(place)))
     choices.check_used(found.format)
     digests = {} if outline else files.digests(found.files)

@@ -10,7 +10,7 @@ import torch
 from saebench.config import Config, SAESpec, configured_gates
 from saebench.measure.fake_features_texts import Plan
 from saebench.measure.main_pass import PREDICTIONS, level
-from saebench.measure.measuring import missing_targets, parts
+from saebench.measure.measuring import case_parts, missing_cases, missing_targets, parts
 from saebench.measure.run import Run, Target, prepare
 from saebench.passes import Subject
 from saebench.sae import SAEConfig
@@ -50,8 +50,16 @@ def plan(
         n_pairs = len(members) * (len(members) - 1) // 2
         lines.append(f"group        {name}: {len(members)} checkpoints, {n_pairs} pairs")
     lines += further(run, lacking)
+    every = {part.suite: (part.cases(run), part.keys(run)) for part in case_parts(config)}
+    missing_of = missing_cases(run, every)
+    for suite, (cases, _) in every.items():
+        left = len(missing_of.get(suite, ()))
+        names = ", ".join(dict.fromkeys(case.case for case in cases))
+        lines.append(f"{suite:<12} {len(cases)} cases ({names}), {left} to measure")
     if not missing:
-        others = "only those on other texts" if lacking else "none: every record is there"
+        others = (
+            "only those on other texts" if lacking or missing_of else "none: every record is there"
+        )
         return "\n".join([*lines, f"passes       {others}"])
     subjects = [run.subject(target) for target in missing]
     written = {reading for subject in subjects for reading in subject.writes}

@@ -58,11 +58,13 @@ class Scored:
 class Continuation:
     """Hidden states ``[b, t, d]`` after the final norm, or ``[1, t, d]`` that serve every sequence.
 
-    ``reverse`` asks for KL(continuation‖clean) as well.
+    ``reverse`` asks for KL(continuation‖clean) as well. ``model`` unembeds them where it is another
+    than the clean one, with a vocabulary of the same size.
     """
 
     hidden: Tensor
     reverse: bool = False
+    model: LanguageModel | None = None
 
 
 def spliced(clean: Tensor, counted: Tensor, replacement: Tensor) -> Tensor:
@@ -124,6 +126,8 @@ def score(
         for name, other in others.items():
             if name in shared:
                 logits = torch.index_select(shared[name], 0, at.columns, out=there)
+            elif other.model is not None:  # whose dtype may be another than the buffer's
+                logits = other.model.unembed(at.pick(other.hidden))
             else:
                 logits = model.unembed(at.pick(other.hidden), there)
             parts[name].append(against_clean(part, logits, reverse=other.reverse))

@@ -1,4 +1,4 @@
-"""What each suite lets its user choose: the protocols of fake features, probing and seeds, as plain values.
+"""What each suite lets its user choose, as plain values.
 
 Light on purpose: configurations are read without torch.
 """
@@ -13,6 +13,10 @@ Aggregate = Literal["sum", "any", "max"]
 IdSource = Literal["uniform", "unigram", "shuffled"]
 Pooling = Literal["mean", "last", "max"]
 Classifier = Literal["logistic", "one_epoch"]
+Scale = Literal["max_activation", "residual_norm"]
+Intervention = Literal["add", "clamp"]
+Where = Literal["all", "prompt", "completion"]
+DirectionOf = Literal["latent", "decoded_difference", "mean_difference"]
 
 
 @dataclass(frozen=True)
@@ -116,3 +120,159 @@ class Group:
     def label(self) -> str:
         """The source, or the name where none is given."""
         return self.source or self.name
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Another form of the run's language model: a precision, a revision, a fine-tune, another model.
+
+    ``ref`` empty is the run's own model, ``precision`` None its own precision. ``sae`` refers to a
+    checkpoint that was trained on the variant, for the transfer FVE; empty where there is none.
+    """
+
+    name: str
+    ref: str = ""
+    revision: str | None = None
+    precision: str | None = None
+    sae: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class PortabilityProtocol:
+    """When a checkpoint counts as portable to a variant of its model.
+
+    The rule asks for retraining where the FVE falls by more than the share ``fve_drop`` or the number of
+    alive latents moves by more than the share ``alive_shift``. Equivalence asks that the interval of the
+    relative FVE drop lies within ± ``fve_margin`` and that of the alive shift within ± ``alive_margin``.
+    A latent survives where its codes under both correlate at least ``survival``; ``top_k`` codes per
+    token are compared as sets. ``at_once`` variants are in memory beside the reference; None takes all.
+    """
+
+    fve_drop: float = 0.2
+    alive_shift: float = 0.5
+    fve_margin: float = 0.2
+    alive_margin: float = 0.5
+    survival: float = 0.9
+    top_k: int = 10
+    at_once: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Concept:
+    """Labelled texts of a behaviour or concept with two classes.
+
+    ``data``, ``held_out`` and ``control`` are specs of texts; without ``held_out`` texts a share of the
+    documents of ``data`` is held out. ``control`` holds texts whose inputs differ in the way of the two
+    classes while the behaviour does not. With a column ``prompt`` the text is its completion, and only
+    tokens of the completion count. Labels come from the column ``label``, from the ``rules`` file
+    applied to the completion, or from several columns of ``judges`` by ``consensus``. ``positive`` is the
+    class counted as 1; empty takes the last in sorted order.
+    """
+
+    name: str
+    data: str
+    held_out: str = ""
+    control: str = ""
+    text: str = "text"
+    label: str = "label"
+    prompt: str = ""
+    document: str = "document"
+    positive: str = ""
+    rules: str = ""
+    judges: tuple[str, ...] = ()
+    consensus: Literal["all", "majority"] = "majority"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return {**asdict(self), "judges": list(self.judges)}
+
+
+@dataclass(frozen=True)
+class ConceptsProtocol:
+    """How latents are set against the two classes of a concept.
+
+    A text is pooled to one row by ``pooling``, a name or the place of a counted token (0 the first, -1 the
+    last). ``held_out`` is the share of documents kept for evaluation where the concept names no held-out
+    texts. A latent needs ``min_firings`` texts in all before it may win a maximum. ``top_k`` latents are
+    compared between ``n_resamples`` and listed with ``n_examples`` texts per class. ``length`` cuts
+    texts, BOS included; None takes the length of the run's sequences.
+    """
+
+    pooling: str = "mean"
+    held_out: float = 0.5
+    n_permutations: int = 1000
+    n_resamples: int = 200
+    min_firings: int = 5
+    top_k: int = 20
+    n_examples: int = 3
+    max_texts: int = 10_000
+    length: int | None = None
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """How probes on the two classes of a concept are cross-validated.
+
+    Stratified ``folds``, ``repeats`` times; ``n_permutations`` shuffles of the labels through the whole
+    pipeline. ``ks`` are the sizes of k-sparse probes. ``c`` is the inverse L2 strength of the full
+    probes, ``n_path`` the number of strengths on the L1 path. ``other`` names the checkpoint of the arm
+    "another SAE"; empty takes the next one of the run at the same site.
+    """
+
+    folds: int = 5
+    repeats: int = 20
+    n_permutations: int = 1000
+    ks: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
+    c: float = 1.0
+    n_path: int = 10
+    other: str = ""
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return {**asdict(self), "ks": list(self.ks)}
+
+
+@dataclass(frozen=True)
+class SteeringProtocol:
+    """How a direction is added while the model continues prompts, and what is read off.
+
+    ``direction`` is that of the concept's best ``latent`` (or of the number ``latent``), of the decoded
+    difference of mean codes, or of the difference of mean activations. ``alphas`` are multiples of
+    ``scale``: the latent's largest code, or the mean norm of activations at the site. ``positions`` says
+    which tokens are steered. ``prompts`` is a spec of prompts; empty takes those of the concept's
+    held-out texts. ``n_random`` random directions and ``n_latents`` random alive latents of equal norm
+    are controls.
+    """
+
+    direction: DirectionOf = "latent"
+    latent: int | None = None
+    mode: Intervention = "add"
+    alphas: tuple[float, ...] = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
+    scale: Scale = "max_activation"
+    positions: Where = "all"
+    prompts: str = ""
+    n_prompts: int = 50
+    max_new_tokens: int = 24
+    temperature: float = 1.0
+    n_random: int = 20
+    n_latents: int = 5
+    n_permutations: int = 10_000
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return {**asdict(self), "alphas": list(self.alphas)}

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saebench.config import Config, GroupSpec, SAESpec, configured_gates, group_gates
-from saebench.config.defaults import is_about_groups
+from saebench.config.defaults import about
 from saebench.errors import ConfigError, SaebenchError
 from saebench.gates import Gate, Verdict, judge
-from saebench.grouping import groups_of
+from saebench.grouping import case_name, case_names, groups_of
 from saebench.record import Measurement, Record
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on a checkpoint or group; ``measured["fve"]`` is a :class:`Value`."""
+    """What was measured on a checkpoint, group or case; ``measured["fve"]`` is a :class:`Value`."""
 
     record: Record
     config: Config
@@ -201,28 +201,42 @@ class Session:
         return groups_of(self.config, tuple(self.entries))
 
     def names(self, suite: str | None) -> tuple[str, ...]:
-        """What a suite is about: checkpoints, or groups of them."""
-        about_groups = suite is not None and is_about_groups(suite)
-        return tuple(self.groups if about_groups else self.entries)
+        """What a suite is about: checkpoints, groups of them, or cases of each."""
+        kind = "checkpoints" if suite is None else about(suite)
+        if kind == "checkpoints":
+            return tuple(self.entries)
+        return tuple(self.groups) if kind == "groups" else tuple(self.cases(str(suite)))
+
+    def cases(self, suite: str) -> Mapping[str, Entry]:
+        """The checkpoint of each case of a suite, by the name of the case.
+
+        Raises :class:`ConfigError` where no variant or concept is named.
+        """
+        names = case_names(self.config, suite)
+        return {
+            case_name(entry.name, case, about(suite)): entry
+            for entry in self.entries.values()
+            for case in names
+        }
 
     def gates(self, suite: str) -> list[tuple[str, Gate]]:
-        """Every (checkpoint or group, gate) of a suite, in a fixed order."""
-        if is_about_groups(suite):
+        """Every (checkpoint, group or case, gate) of a suite, in a fixed order."""
+        kind = about(suite)
+        if kind == "groups":
             pairs = [
                 (name, group_gates(self.config, spec)) for name, (spec, _) in self.groups.items()
             ]
         else:
+            entries = self.entries if kind == "checkpoints" else self.cases(suite)
             pairs = [
-                (name, configured_gates(self.config, name, entry.spec))
-                for name, entry in self.entries.items()
+                (name, configured_gates(self.config, entry.name, entry.spec))
+                for name, entry in entries.items()
             ]
         return [(name, gate) for name, gates in pairs for gate in gates if gate.suite == suite]
 
     def measured(self, name: str) -> Measured:
-        """What was measured on a checkpoint or group; the first call measures all of them in one pass."""
-        results = self.measure_all()
-        found = results.groups.get(name)
-        return Measured(results.records[name] if found is None else found, self.config)
+        """What was measured on a checkpoint, group or case; the first call measures all in one pass."""
+        return Measured(self.measure_all().about(name), self.config)
 
     def measure_all(self) -> Results:
         """Measure whatever has no record yet, in one pass; done once, and a failure stays one."""
@@ -255,7 +269,11 @@ class Session:
         """
         from saebench.report import terminal_table, write_report, write_summary
 
-        measured = {name: self.measured(name) for name in (*self.entries, *self.groups)}
+        results = self.measure_all()
+        cases = list(results.cases.values())
+        measured = {
+            name: self.measured(name) for name in (*self.entries, *self.groups, *results.cases)
+        }
         verdicts = [
             measured[name].judge(gate)
             for suite in self.config.suites
@@ -265,8 +283,8 @@ class Session:
         records = [measured[name].record for name in self.entries]
         groups = [measured[name].record for name in self.groups]
         paths = write_report(
-            records, verdicts, self.config.out, command=command or "", groups=groups
+            records, verdicts, self.config.out, command=command or "", groups=groups, cases=cases
         )
-        write_summary([*records, *groups], verdicts)
-        table = terminal_table([*records, *groups], verdicts, colour=colour)
+        write_summary([*records, *groups, *cases], verdicts)
+        table = terminal_table([*records, *groups, *cases], verdicts, colour=colour)
         return Written(table, tuple(paths))

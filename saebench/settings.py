@@ -32,6 +32,8 @@ SETTINGS: Mapping[str, str] = {
     "model": "the language model it was trained on",
     "models": "the language models it reads, separated by commas, in the order of the sources",
     "centred": "true: activations of a model that TransformerLens had centred (its default)",
+    "training_samples": "how many different activations it was trained on",
+    "training_text": "true: the text of the run is what it was trained on",
     "ignore": "names of tensors, separated by commas, that take no part",
 }
 

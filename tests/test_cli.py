@@ -242,7 +242,7 @@ def test_options_that_make_no_sense(refused, world):
     assert "fve" in refused(*arguments, "--gate", "fvee > 0")
     assert "'>> 0'" in refused(*arguments, "--gate", "fve >> 0")
     assert "sparsity" in refused(*arguments, "--suite", "sparsty")
-    assert "float32" in refused(*arguments, "--dtype", "float31")
+    assert "float32" in refused(*arguments, "--precision", "float31")
     assert "Keep the one" in refused(*arguments, "--tokens=100", "--sequences=3")
 
 

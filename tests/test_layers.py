@@ -15,11 +15,13 @@ PACKAGE = ROOT / "saebench"
 # of its own (a family of modules that share a room).
 LAYERS = (
     ("_version", "errors", "protocols", "settings"),
-    ("codes", "activations", "stats", "environment", "weights", "data_specs", "whole_files"),
+    ("codes", "activations", "stats", "environment", "weights"),
+    ("data_specs", "precision", "whole_files"),
+    ("quantisation", "labelling", "concepts"),
     ("sae", "sites", "record", "files", "layout"),
     ("metrics", "models", "reference", "store"),
     ("generation", "matching", "probing"),
-    ("data",),
+    ("data", "steering"),
     ("adapters", "gates", "locating", "unchanged"),
     ("diagnosis", "config"),
     ("inspection",),

@@ -1,4 +1,4 @@
-"""The command line: ``saebench demo | run | inspect | train | generate | card | compare | plan``.
+"""The command line: ``saebench run``, ``demo``, ``train``, ``complete`` and the others that it lists.
 
 ``parser`` declares the commands, ``commands`` does what they say.
 """

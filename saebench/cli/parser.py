@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from saebench._version import __version__
-from saebench.cli import commands, compare, generate
+from saebench.cli import commands, compare, complete, generate, label
 from saebench.config.options import OPTIONS, add_options
 from saebench.settings import ROLES, SETTINGS
 
@@ -22,6 +22,8 @@ examples:
   saebench plan saes/ --model gpt2 --data texts.jsonl  what a run would do, and how long it takes
   saebench train recipe.toml                           make a checkpoint
   saebench generate gpt2 --tokens 1_000_000 --out own  text that the model samples itself, as data
+  saebench complete gpt2 --prompts p.jsonl --out c.jsonl  completions of prompts, at several seeds
+  saebench label c.jsonl --rules r.toml --out l.jsonl  classes by keyword rules, agreement of judges
   saebench compare reports/a                           groups of checkpoints (seeds) against each other
   saebench card reports/a -o README.md                 write the card again from its records
 
@@ -163,6 +165,8 @@ def make_parser() -> argparse.ArgumentParser:
     card.add_argument("-o", "--output", metavar="FILE", help="default: DIR/README.md")
     compare.declare(places, _command)
     generate.declare(places, _command)
+    complete.declare(places, _command)
+    label.declare(places, _command)
     return parser
 
 

@@ -48,9 +48,11 @@ def gated_suites() -> tuple[str, ...]:
     return tuple(name for name in suite_names() if metrics_of(name))
 
 
-def is_about_groups(suite: str) -> bool:
-    """Whether a suite measures groups of checkpoints instead of each."""
-    return _shipped()["suites"][suite].get("about") == "groups"
+def about(suite: str) -> str:
+    """What a suite measures: ``checkpoints``, ``groups`` of them, or cases: each under the ``variants`` of
+    its model or on ``concepts``.
+    """
+    return str(_shipped()["suites"][suite].get("about", "checkpoints"))
 
 
 def metrics_of(suite: str) -> tuple[str, ...]:

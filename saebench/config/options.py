@@ -43,7 +43,18 @@ OPTIONS = (
         {"action": "append", "metavar": "REF"},
     ),
     Option("revision", "revision", "revision of the model on the hub", {"metavar": "REV"}),
-    Option("dtype", "dtype", "precision the model runs in", {"metavar": "DTYPE"}),
+    Option(
+        "precision",
+        "precision",
+        "regime the model runs in: float32, bfloat16, float16, int8, nf4, nf4+double+bf16, fp8, rtn4 …",
+        {"metavar": "REGIME"},
+    ),
+    Option(
+        "sae-dtype",
+        "sae_dtype",
+        "precision of the checkpoints' own products: float32, bfloat16 or float16",
+        {"metavar": "DTYPE"},
+    ),
     Option(
         "data",
         "data",
@@ -119,6 +130,25 @@ OPTIONS = (
         "probe",
         "how probes are trained, such as pooling=last (repeat for several)",
         {"action": "append", "metavar": "NAME=VALUE"},
+    ),
+    Option(
+        "variant",
+        "variants",
+        "another form of the model to carry checkpoints to: a precision (nf4), or a model "
+        "(org/name@revision, a folder, also with ?precision=nf4) (repeat for several)",
+        {"action": "append", "metavar": "[NAME=]WHAT"},
+    ),
+    Option(
+        "concept",
+        "concepts",
+        "texts of two classes, with columns text and label (repeat for several)",
+        {"action": "append", "metavar": "[NAME=]SPEC"},
+    ),
+    Option(
+        "protocol",
+        "protocols",
+        "one value of a suite's protocol, such as steering.mode=clamp (repeat for several)",
+        {"action": "append", "metavar": "SUITE.NAME=VALUE"},
     ),
     Option(
         "confidence",

@@ -1,4 +1,4 @@
-"""The tables of a configuration about single suites: groups, seeds, fake features, probing."""
+"""The tables of a configuration about single suites: groups, and the protocol of each suite."""
 
 from __future__ import annotations
 
@@ -11,14 +11,28 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from saebench.config.tables import Table
 from saebench.errors import ConfigError
 from saebench.protocols import (
+    ConceptsProtocol,
+    CrossValidation,
     FakeProtocol,
     Group,
+    PortabilityProtocol,
     ProbingProtocol,
     SeedsProtocol,
+    SteeringProtocol,
     Task,
 )
 
-T = TypeVar("T", FakeProtocol, ProbingProtocol, SeedsProtocol)
+T = TypeVar(
+    "T",
+    FakeProtocol,
+    ProbingProtocol,
+    SeedsProtocol,
+    PortabilityProtocol,
+    ConceptsProtocol,
+    CrossValidation,
+    SteeringProtocol,
+)
+POOLINGS = ("mean", "max", "last")
 
 TASK_KEYS = ("name", "train", "test", "text", "label", "document")
 _OPEN = (0.0, float("inf"))
@@ -33,6 +47,30 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "n_tokens": (2, 2**40),
     "top_k": (1, 2**31),
     "seed": (0, 2**63 - 1),
+    "fve_drop": (0, 100),
+    "alive_shift": (0, 100),
+    "fve_margin": (1e-9, 100),
+    "alive_margin": (1e-9, 100),
+    "survival": (-1, 1),
+    "at_once": (1, 1000),
+    "held_out": (0.05, 0.95),
+    "n_permutations": (19, 10**7),
+    "n_resamples": (2, 10**6),
+    "min_firings": (1, 2**31),
+    "n_examples": (0, 100),
+    "max_texts": (4, 2**31),
+    "folds": (2, 1000),
+    "repeats": (1, 10_000),
+    "c": (1e-12, 1e12),
+    "n_path": (0, 1000),
+    "ks": (1, 2**31),
+    "latent": (0, 2**31),
+    "alphas": (-1e6, 1e6),
+    "n_prompts": (2, 2**31),
+    "max_new_tokens": (1, 2**20),
+    "temperature": (0, 100),
+    "n_random": (0, 10_000),
+    "n_latents": (0, 10_000),
 }
 _SEED = re.compile(r"(?:[-_.]s|[-_.]?seed)[-_=]?\d+(?=$|[-_.])", re.IGNORECASE)
 
@@ -47,6 +85,12 @@ def parse_protocol(kind: type[T], data: object, where: str, known: T | None = No
     hints = get_type_hints(kind)
     found = {name: _value(table, name, hints[name]) for name in table.data}
     protocol = replace(known or kind(), **found)
+    if isinstance(protocol, ConceptsProtocol) and not _is_pooling(protocol.pooling):
+        raise table.error(
+            "pooling",
+            f"found {protocol.pooling!r}",
+            "Write mean, max or last, or the place of a token in quotes: 0 is the first, -1 the last.",
+        )
     if isinstance(protocol, SeedsProtocol) and not protocol.threshold < 1:
         raise table.error(
             "threshold",
@@ -60,6 +104,10 @@ def parse_protocol(kind: type[T], data: object, where: str, known: T | None = No
             "A relative threshold is a quantile between 0 and 1, such as 0.9.",
         )
     return protocol
+
+
+def _is_pooling(text: str) -> bool:
+    return text in POOLINGS or bool(re.fullmatch(r"-?\d{1,6}", text))
 
 
 def parse_pairs(kind: type[T], pairs: Mapping[str, str], option: str, known: T) -> T:
@@ -153,6 +201,10 @@ def _value(table: Table, name: str, hint: Any) -> Any:
         return table.choice(name, choices, choices[0])
     if bool in options:
         return table.flag(name)
+    if str in options:
+        return str(value) if type(value) is int and name == "pooling" else table.text(name)
+    if get_origin(hint) is tuple:
+        return _numbers(table, name, options[0])
     if isinstance(value, bool) or not isinstance(value, int | (float if float in options else int)):
         kind = "a number" if float in options else "a whole number"
         raise table.error(name, f"expected {kind}, found {value!r:.80}", "Correct the value.")
@@ -163,16 +215,35 @@ def _value(table: Table, name: str, hint: Any) -> Any:
     return float(value) if float in options else value
 
 
+def _numbers(table: Table, name: str, kind: type) -> tuple[Any, ...]:
+    """A list of different numbers, all of them in the range of the field."""
+    items = table.data[name]
+    low, high = RANGES[name]
+    if not isinstance(items, list) or not items:
+        raise table.error(name, f"found {items!r:.80}", "Write a list of numbers.")
+    for item in items:
+        numeric = isinstance(item, int | float) and not isinstance(item, bool)
+        if not numeric or not low <= item <= high or (kind is int and item != int(item)):
+            raise table.error(
+                name, f"{item!r:.40} in it", f"Write numbers from {low:g} to {high:g}."
+            )
+    return tuple(sorted({kind(item) for item in items}))
+
+
 def _options(hint: Any) -> tuple[Any, ...]:
     """The types that a field takes, one or those of a union."""
     if get_origin(hint) is Literal:
         return (hint,)
+    if get_origin(hint) is tuple:
+        return get_args(hint)[:1]
     return get_args(hint) or (hint,)
 
 
 def _from_text(text: str, hint: Any) -> Any:
     """What an option means where a value of that type is wanted; the text itself where it is none."""
     options = _options(hint)
+    if get_origin(hint) is tuple:
+        return [_from_text(part.strip(), options[0]) for part in text.split(",")]
     if bool in options and text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float):

@@ -1,6 +1,6 @@
 """``saebench.toml`` or ``[tool.saebench]`` of ``pyproject.toml``: what to measure and demand.
 
-    model = "models/tiny"                  # or a table: ref, revision, dtype; or a list of models
+    model = "models/tiny"                  # or a table: ref, revision, precision; or several
     data = "text/heldout.jsonl"            # or a table: spec, context_size, mask, pack and
     out = "reports/tiny"                   #   n_sequences or n_tokens
     batch_size = 32                        # and device, confidence, suites
@@ -29,16 +29,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from saebench.config.cases import parse_concepts, parse_variants
 from saebench.config.defaults import (
     Rules,
+    about,
     default_rules,
-    is_about_groups,
     metric_names,
     parse_rules,
     suite_of,
 )
 from saebench.config.parts import parse_pairs, parse_tasks
 from saebench.config.schema import (
+    FIELDS,
+    PROTOCOLS,
     TOP_KEYS,
     Config,
     DataSpec,
@@ -53,18 +56,17 @@ from saebench.config.schema import (
     parse_settings,
     unique,
 )
-from saebench.config.tables import Table, read_toml
+from saebench.config.tables import Table, nearest, read_toml
 from saebench.errors import ConfigError
 from saebench.gates import Gate
 from saebench.protocols import Group
 
 FILE_NAME = "saebench.toml"
-SUITE_OF_OPTION = {
-    "--group": "seeds",
-    "--match": "seeds",
-    "--fake": "fake_features",
-    "--task": "probing",
-    "--probe": "probing",
+SUITES_OF_OPTION = {  # one of them has to run
+    "--group": ("seeds",),
+    "--task": ("probing",),
+    "--variant": ("portability",),
+    "--concept": ("concepts", "cv_probing", "steering", "portability"),
 }
 
 
@@ -110,7 +112,7 @@ def merge_options(
     sae: Sequence[str] = (),
     model: str | Sequence[str] | None = None,
     revision: str | None = None,
-    dtype: str | None = None,
+    precision: str | None = None,
     data: str | None = None,
     context_size: int | None = None,
     n_sequences: int | None = None,
@@ -132,21 +134,27 @@ def merge_options(
     matching: Sequence[str] = (),
     fake: Sequence[str] = (),
     probe: Sequence[str] = (),
+    sae_dtype: str | None = None,
+    variants: Sequence[str] = (),
+    concepts: Sequence[str] = (),
+    protocols: Sequence[str] = (),
 ) -> Config:
     """``config`` with options in place of what it says; None and nothing leave it as it is.
 
     ``sae`` replaces the checkpoints: one that the configuration knows, by name or reference, keeps
     its settings. ``gates`` are texts such as ``fve >= 0.8`` or ``l0 = 60..70``. Paths are relative
     to the current folder. ``groups`` are texts such as ``topk=topk-*``, ``tasks`` names or folders
-    of labelled text; ``matching``, ``fake`` and ``probe`` change single values of those protocols.
+    of labelled text; ``matching``, ``fake`` and ``probe`` change single values of those protocols, and
+    ``protocols`` (``steering.mode=clamp``) of any. ``variants`` and ``concepts`` are texts as
+    ``[[variant]]`` and ``[[concept]]`` take them.
     Raises :class:`ConfigError` as :func:`load_config` does.
     """
     place = Place("the options", Path.cwd(), Path.cwd())
-    top = _given(batch_size=batch_size, device=device, confidence=confidence)
+    top = _given(batch_size=batch_size, device=device, confidence=confidence, sae_dtype=sae_dtype)
     top |= {"out": str(out)} if out is not None else {}
     top |= {"suites": list(suites)} if suites else {}
     changes = parse_settings(Table(top, place.where), place)
-    changes |= _models(config, model, _given(revision=revision, dtype=dtype), place)
+    changes |= _models(config, model, _given(revision=revision, precision=precision), place)
     size = _given(n_sequences=n_sequences, n_tokens=n_tokens)
     if new := _given(spec=data, context_size=context_size, mask=mask, pack=pack) | size:
         kept = _kept(config.data, drop=("n_sequences", "n_tokens") if size else ())
@@ -163,47 +171,66 @@ def merge_options(
         )
         for spec in saes
     )
-    changes |= _protocols(config, groups, tasks, matching, fake, probe, place)
+    if variants:
+        changes["variants"] = parse_variants(variants, place)
+    if concepts:
+        changes["concepts"] = parse_concepts(concepts, place)
+    values = [("seeds", matching, "--match"), ("fake_features", fake, "--fake")]
+    values += [("probing", probe, "--probe"), *_of_suites(protocols)]
+    changes |= _protocols(config, groups, tasks, values, place)
     rules = _gate_options(gates)
     changes["overrides"] = {**config.overrides, **rules}
     merged = replace(config, **changes)
-    needed = {f"the gate on {metric}": suite_of(metric) for metric, rule in rules.items() if rule}
-    said = {
-        "--group": groups,
-        "--match": matching,
-        "--fake": fake,
-        "--probe": probe,
-        "--task": tasks,
+    needed = {
+        f"the gate on {metric}": (suite_of(metric),) for metric, rule in rules.items() if rule
     }
-    needed |= {option: SUITE_OF_OPTION[option] for option, texts in said.items() if texts}
-    for what, suite in needed.items():
-        if suite not in merged.suites:
+    said = {"--group": groups, "--task": tasks, "--variant": variants, "--concept": concepts}
+    needed |= {option: SUITES_OF_OPTION[option] for option, texts in said.items() if texts}
+    needed |= {option: (suite,) for suite, texts, option in values if texts}
+    for what, suites_of_it in needed.items():
+        if not set(suites_of_it) & set(merged.suites):
             raise ConfigError(
-                what, f"its suite {suite!r} does not run", f"Add --suite {suite}, or leave it out."
+                what,
+                f"its suite {suites_of_it[0]!r} does not run",
+                f"Add --suite {suites_of_it[0]}, or leave it out.",
             )
     return merged
+
+
+def _of_suites(texts: Sequence[str]) -> list[tuple[str, Sequence[str], str]]:
+    """Each ``steering.mode=clamp`` as the suite, the rest, and the option it came by."""
+    found = []
+    for text in texts:
+        suite, dot, rest = text.partition(".")
+        if not dot or suite not in (*PROTOCOLS, "probing"):
+            raise ConfigError(
+                f"--protocol {text!r}",
+                f"no suite {suite!r} with a protocol",
+                "Write SUITE.NAME=VALUE, as in steering.mode=clamp. "
+                + nearest(suite, (*PROTOCOLS, "probing")),
+            )
+        found.append((suite, [rest], "--protocol"))
+    return found
 
 
 def _protocols(
     config: Config,
     groups: Sequence[str],
     tasks: Sequence[str],
-    matching: Sequence[str],
-    fake: Sequence[str],
-    probe: Sequence[str],
+    values: Sequence[tuple[str, Sequence[str], str]],
     place: Place,
 ) -> dict[str, Any]:
-    """What options change of groups and of the protocols of single suites."""
+    """What options change of groups and, ``values`` by suite, of the protocols of single suites."""
     changes: dict[str, Any] = {}
     if groups:
         named = pairs(groups, "--group 'topk=topk-*'")
         changes["groups"] = tuple(
             GroupSpec(Group(name, tuple(saes.split(",")))) for name, saes in named.items()
         )
-    for key, texts in (("seeds", matching), ("fake_features", fake), ("probing", probe)):
+    for suite, texts, option in values:
         if texts:
-            option = {"seeds": "--match", "fake_features": "--fake", "probing": "--probe"}[key]
-            known = getattr(config, key)
+            key = FIELDS.get(suite, suite)
+            known = changes.get(key, getattr(config, key))
             given = pairs(texts, f"{option} NAME=VALUE")
             changes[key] = parse_pairs(type(known), given, option, known)
     if tasks:
@@ -240,8 +267,11 @@ def _models(
     if not how:
         return {}
     first = parse_model({**_kept(config.model, drop=()), **how}, place)
-    dtype = _given(dtype=how.get("dtype"))
-    return {"model": first, "others": tuple(replace(spec, **dtype) for spec in config.others)}
+    others = tuple(
+        replace(spec, precision=first.precision) if "precision" in how else spec
+        for spec in config.others
+    )
+    return {"model": first, "others": others}
 
 
 def gates_for(
@@ -275,7 +305,7 @@ def _gates(config: Config, own: Rules, *, about_groups: bool) -> tuple[Gate, ...
         level = max((i for i, layer in enumerate(layers) if metric in layer), default=None)
         rule = None if level is None else layers[level][metric]
         suite = suite_of(metric)
-        if rule is None or suite not in config.suites or is_about_groups(suite) != about_groups:
+        if rule is None or suite not in config.suites or (about(suite) == "groups") != about_groups:
             continue
         confidence = config.confidence if rule.confidence is None else rule.confidence
         gates.append(

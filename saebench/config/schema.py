@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from saebench.config.cases import parse_concepts, parse_variants, precision_at
 from saebench.config.defaults import (
     Rules,
     measured_suites,
@@ -23,24 +24,39 @@ from saebench.config.tables import Table, nearest
 from saebench.data_specs import HUB_PREFIX, parse_spec, relocate
 from saebench.errors import ConfigError, DataError
 from saebench.gates import Waiver
-from saebench.protocols import FakeProtocol, Group, ProbingProtocol, SeedsProtocol
+from saebench.protocols import (
+    Concept,
+    ConceptsProtocol,
+    CrossValidation,
+    FakeProtocol,
+    Group,
+    PortabilityProtocol,
+    ProbingProtocol,
+    SeedsProtocol,
+    SteeringProtocol,
+    Variant,
+)
 
 TOP_KEYS = (
     *("model", "data", "out", "batch_size", "device", "confidence", "suites"),
-    *("gates", "sae", "waiver", "group", "seeds", "fake_features", "probing"),
+    *("gates", "sae", "waiver", "group", "seeds", "fake_features", "probing", "sae_dtype"),
+    *("variant", "portability", "concept", "concepts", "cv_probing", "steering"),
 )
-DTYPES = ("float32", "bfloat16", "float16")
+SAE_DTYPES = ("float32", "bfloat16", "float16")
 MASKS = ("special", "bos", "none")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?|xpu(:\d+)?")
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A language model: a folder or hub id, its revision, and the precision it runs in."""
+    """A language model: a folder or hub id, its revision, and the precision regime it runs in.
+
+    ``precision`` is the canonical text of a :class:`~saebench.precision.Precision`.
+    """
 
     ref: str
     revision: str | None = None
-    dtype: str = "float32"
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,8 @@ class Config:
     """Everything a run is asked to do; ``source`` is the file it was read from.
 
     ``others`` are the models after the first, where checkpoints read several. ``overrides`` are gates
-    given as options, which win over ``gates`` and those of each checkpoint.
+    given as options, which win over ``gates`` and those of each checkpoint. ``sae_dtype`` is the
+    precision of the checkpoints' products, whatever that of the model.
     """
 
     model: ModelSpec | None = None
@@ -94,6 +111,7 @@ class Config:
     out: Path = Path(".saebench")
     batch_size: int = 32
     device: str = "auto"
+    sae_dtype: str = "float32"
     confidence: bool = False
     suites: tuple[str, ...] = field(default_factory=measured_suites)
     gates: Rules = field(default_factory=dict)
@@ -103,6 +121,12 @@ class Config:
     seeds: SeedsProtocol = field(default_factory=SeedsProtocol)
     fake_features: FakeProtocol = field(default_factory=FakeProtocol)
     probing: ProbingProtocol = field(default_factory=ProbingProtocol)
+    variants: tuple[Variant, ...] = ()
+    portability: PortabilityProtocol = field(default_factory=PortabilityProtocol)
+    concepts: tuple[Concept, ...] = ()
+    concept_statistics: ConceptsProtocol = field(default_factory=ConceptsProtocol)
+    cross_validation: CrossValidation = field(default_factory=CrossValidation)
+    steering: SteeringProtocol = field(default_factory=SteeringProtocol)
     source: Path | None = None
 
 
@@ -172,18 +196,31 @@ def parse_config(table: Table, place: Place) -> Config:
         gates=common,
         waivers=tuple(_waiver(item, place) for item in table.items("waiver")),
         groups=_groups(table, place, suites),
+        variants=parse_variants(table.items("variant"), place),
+        concepts=parse_concepts(table.items("concept"), place),
         **_protocols(data, place),
     )
 
 
+# the table of a suite's protocol, and the field of a configuration where it is called otherwise
+PROTOCOLS: Mapping[str, Any] = {
+    "seeds": SeedsProtocol,
+    "fake_features": FakeProtocol,
+    "portability": PortabilityProtocol,
+    "concepts": ConceptsProtocol,
+    "cv_probing": CrossValidation,
+    "steering": SteeringProtocol,
+}
+FIELDS = {"concepts": "concept_statistics", "cv_probing": "cross_validation"}
+
+
 def _protocols(data: Mapping[str, Any], place: Place) -> dict[str, Any]:
     """The tables about single suites that are there."""
-    found: dict[str, Any] = {}
-    if "seeds" in data:
-        found["seeds"] = parse_protocol(SeedsProtocol, data["seeds"], f"[seeds] of {place.where}")
-    if "fake_features" in data:
-        where = f"[fake_features] of {place.where}"
-        found["fake_features"] = parse_protocol(FakeProtocol, data["fake_features"], where)
+    found: dict[str, Any] = {
+        FIELDS.get(suite, suite): parse_protocol(kind, data[suite], f"[{suite}] of {place.where}")
+        for suite, kind in PROTOCOLS.items()
+        if suite in data
+    }
     if "probing" in data:
         found["probing"] = parse_probing(data["probing"], place)
     return found
@@ -214,6 +251,8 @@ def parse_settings(table: Table, place: Place) -> dict[str, Any]:
         if not _DEVICE.fullmatch(device):
             raise table.error("device", f"found {device!r}", "Write auto, cpu, cuda, cuda:0, mps.")
         found["device"] = device
+    if "sae_dtype" in table.data:
+        found["sae_dtype"] = table.choice("sae_dtype", SAE_DTYPES, "float32")
     if "confidence" in table.data:
         found["confidence"] = table.flag("confidence")
     if "suites" in table.data:
@@ -237,9 +276,9 @@ def parse_models(data: object, place: Place) -> list[ModelSpec]:
 def parse_model(data: object, place: Place) -> ModelSpec:
     """A model from its reference or its table."""
     data = {"ref": data} if isinstance(data, str) else data
-    table = Table(data, f"[model] of {place.where}", ("ref", "revision", "dtype"))
+    table = Table(data, f"[model] of {place.where}", ("ref", "revision", "precision"))
     ref = place.path(table.required("ref"), local=False)
-    return ModelSpec(ref, table.text("revision"), table.choice("dtype", DTYPES, "float32"))
+    return ModelSpec(ref, table.text("revision"), precision_at(table) or "float32")
 
 
 def parse_data(data: object, place: Place) -> DataSpec:

@@ -130,7 +130,7 @@ def open_task(
     reader = Reader(tokenizer, length, mask=mask, vocab_size=vocab_size, model=model)
     train = _read(task, task.train, reader, max_train, seed)
     test = _read(task, task.test, reader, max_test, seed)
-    classes = _sorted(set(train.labels))
+    classes = sorted_classes(set(train.labels))
     for part in (train, test):
         if len(set(part.labels)) < 2:
             raise DataError(
@@ -139,7 +139,7 @@ def open_task(
                 "Name the column of the classes (label =), and data that are labelled: on the hub a "
                 "test split often is not. If the examples are few, raise max_train or max_test.",
             )
-    if extra := _sorted(set(test.labels) - set(classes)):
+    if extra := sorted_classes(set(test.labels) - set(classes)):
         raise DataError(
             f"the classes of {task.test!r} among those of {task.train!r}",
             f"{', '.join(map(shown, extra[:8]))} only in the test examples; "
@@ -150,7 +150,7 @@ def open_task(
 
 
 @dataclass(frozen=True)
-class _Examples:
+class Examples:
     """Examples as read: sequence i of ``stream`` has ``labels[i]``."""
 
     spec: str
@@ -160,11 +160,12 @@ class _Examples:
     documents: Sequence[str | None]
 
     def labelled(self, name: str, classes: Sequence[str]) -> LabelledText:
+        """The text with its labels as places in ``classes``."""
         number = {label: i for i, label in enumerate(classes)}
         labels = np.array([number[label] for label in self.labels], dtype=np.int64)
         digest = hashlib.sha256("\0".join([self.stream.digest, *classes]).encode())
         digest.update(labels.astype("<i8").tobytes())
-        if (documents := _numbered(self.documents)) is not None:
+        if (documents := numbered(self.documents)) is not None:
             digest.update(documents.astype("<i8").tobytes())
         return LabelledText(
             name, self.stream, labels, tuple(classes), self.n_dropped, digest.hexdigest(), documents
@@ -172,27 +173,29 @@ class _Examples:
 
 
 @dataclass(frozen=True)
-class _Texts:
+class Texts:
     """Texts in memory, one document each."""
 
     texts: Sequence[str]
     source: Mapping[str, Any]
 
     def read(self) -> Iterator[Piece]:
+        """Every text, cut where no context reaches."""
         # what follows the first block is past any context
         return (Piece(text[:BLOCK_CHARS]) for text in self.texts)
 
     def describe(self) -> dict[str, Any]:
+        """The source, as given."""
         return dict(self.source)
 
 
-def _read(task: Task, spec: str, reader: Reader, limit: int, seed: int) -> _Examples:
+def _read(task: Task, spec: str, reader: Reader, limit: int, seed: int) -> Examples:
     """The drawn examples of one spec, without those that have nothing to read."""
     source = open_documents(spec)
     examples, n_rows = _drawn(source, task, spec, limit, seed)
     _check_classes({example[1] for example in examples}, task, spec)
     drawn = {"text": task.text, "label": task.label, "n_rows": n_rows, "limit": limit, "seed": seed}
-    texts = _Texts([example[0] for example in examples], {**source.describe(), **drawn})
+    texts = Texts([example[0] for example in examples], {**source.describe(), **drawn})
     rows = [
         (row, label, document)
         for row, (_, label, document) in zip(reader.each(texts), examples, strict=True)
@@ -206,7 +209,7 @@ def _read(task: Task, spec: str, reader: Reader, limit: int, seed: int) -> _Exam
         )
     kept, labels, documents = zip(*rows, strict=True)
     stream = reader.stream(lambda: iter(kept), texts.describe(), documents=lambda: len(kept))
-    return _Examples(spec, stream, labels, len(examples) - len(rows), documents)
+    return Examples(spec, stream, labels, len(examples) - len(rows), documents)
 
 
 def _drawn(source: Any, task: Task, spec: str, limit: int, seed: int) -> tuple[list[Example], int]:
@@ -268,13 +271,13 @@ def _example(row: tuple[Any, ...], number: int, spec: str) -> Example:
     if not isinstance(label, int | str) or label == "":
         raise DataError(
             f"a label in {where}",
-            "none" if label is None or label == "" else _kind(label),
+            "none" if label is None or label == "" else kind_of(label),
             "Label every row with a text or a whole number, or name another column: label =.",
         )
     return text or "", str(label), None if document is None or document == "" else str(document)
 
 
-def _numbered(documents: Sequence[str | None]) -> np.ndarray | None:
+def numbered(documents: Sequence[str | None]) -> np.ndarray | None:
     """The number ``[n]`` int64 of each document, None where none is named; no name is one of its own."""
     named = {name for name in documents if name is not None}
     if not named:
@@ -286,13 +289,13 @@ def _numbered(documents: Sequence[str | None]) -> np.ndarray | None:
     )
 
 
-def _kind(label: Any) -> str:
+def kind_of(label: Any) -> str:
     """What a label is that is none: the value of a number, and its type."""
     kind = f"a {type(label).__name__}"
     return f"{shown(label)}, {kind}" if isinstance(label, float) else kind
 
 
-def _sorted(labels: set[str]) -> list[str]:
+def sorted_classes(labels: set[str]) -> list[str]:
     """Labels by value where all are whole numbers, else by their text."""
     try:
         return sorted(labels, key=lambda label: (int(label), label))

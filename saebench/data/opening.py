@@ -110,8 +110,8 @@ class Reader:
 
     def each(self, documents: Documents) -> Iterator[Row]:
         """One truncated sequence for each document, without any token where it is empty."""
-        layout = self._layout()
-        return self._counting().rows(layout.one_per_document(layout.tokenize(documents)))
+        layout = self.layout()
+        return self.counting().rows(layout.one_per_document(layout.tokenize(documents)))
 
     def stream(
         self,
@@ -126,13 +126,13 @@ class Reader:
         pad_ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         return TokenStream(
             read,
-            self._counting().policy,
+            self.counting().policy,
             context_size=self.context_size,
             source={
                 **source,
                 "tokenizer": str(getattr(tokenizer, "name_or_path", "")),
                 "model": self.model,
-                "bos": bool(self._layout().prefix.size),
+                "bos": bool(self.layout().prefix.size),
                 "limits": vars(limits),
             },
             pad_id=next(id for id in pad_ids if id is not None),
@@ -144,8 +144,8 @@ class Reader:
 
     def _text(self, documents: Documents, limits: Limits) -> TokenStream:
         """Documents joined and cut, or one sequence each."""
-        layout = self._layout()
-        counting = self._counting()
+        layout = self.layout()
+        counting = self.counting()
         manifest = documents.manifest if isinstance(documents, LocalDocuments | Beginning) else None
         whole = manifest is not None and documents.describe()["column"] == GENERATED_IDS
         if manifest is not None and whole:
@@ -223,10 +223,12 @@ class Reader:
             )
         return stream.named(str(source), extra)
 
-    def _layout(self) -> Layout:
+    def layout(self) -> Layout:
+        """What cuts documents into sequences."""
         return Layout(self.tokenizer, self.context_size, self.prepend_bos)
 
-    def _counting(self) -> Counting:
+    def counting(self) -> Counting:
+        """The rule by which positions count."""
         tokenizer = self.tokenizer
         special_ids = tuple(sorted(tokenizer.all_special_ids))
         return Counting(self.mask, tokenizer.bos_token_id, tokenizer.eos_token_id, special_ids)

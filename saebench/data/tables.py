@@ -33,6 +33,41 @@ def read_rows(path: Path, pick: Pick) -> Iterator[Values]:
         yield values
 
 
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a table with all their columns; those of a .jsonl file may differ in theirs.
+
+    Raises :class:`DataError` as :func:`read_rows`, and where a row has no columns.
+    """
+    names: tuple[str, ...] = ()
+
+    def every(there: Sequence[str]) -> tuple[str, ...]:
+        nonlocal names
+        names = tuple(there)
+        return names
+
+    if path.suffix.lower() == ".jsonl":
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            rows: Iterator[Any] = _json_lines(handle, str(path))
+            yield from (_record(row, i, path) for i, row in enumerate(rows, start=1))
+        return
+    for number, values in enumerate(read_rows(path, every), start=1):
+        row = dict(zip(names, values, strict=True)) if len(names) == len(values) else None
+        yield _record(row, number, path)
+
+
+def _record(row: Any, number: int, path: Path) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise DataError(
+            f"columns in row {number} of {path}",
+            "a row without any",
+            "Write one object per row.",
+        )
+    for value in row.values():
+        if isinstance(value, str) and not value.isascii():
+            _check_characters(value, f"row {number} of {path}")
+    return row
+
+
 def _rows(path: Path, pick: Pick) -> Iterator[Values]:
     """The rows of a table of any kind."""
     suffix = path.suffix.lower()
@@ -78,7 +113,7 @@ def wanted(
             raise DataError(
                 f"column {name!r} of {where}",
                 f"columns {listed(there)}",
-                "Name the columns that hold text and label: text = and label = of the task.",
+                "Name the columns that are there: text = and label =, of the task or the concept.",
             )
     return (*names, *(name for name in optional if name in there))
 

@@ -38,7 +38,7 @@ class Sampler:
         self.settings = settings.resolved(model.context_size)
         self.name = model.id or type(model.model).__name__
         self.start_id, self.eos_id = start_and_end(model.tokenizer, model.vocab_size, self.name)
-        precision = str(model.dtype).removeprefix("torch.")
+        precision = str(model.regime.precision)
         if precision != settings.dtype:
             raise ModelError(
                 f"generation in {settings.dtype}",

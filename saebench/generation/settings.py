@@ -7,9 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from saebench.errors import ConfigError, ModelError
+from saebench.precision import FLOATS as DTYPES
+from saebench.precision import parse_precision
+
+__all__ = ["DTYPES", "GenerationSettings"]
 
 DEFAULT_LENGTH = 128
-DTYPES = ("float32", "bfloat16", "float16")
 SEED_LIMIT = 2**63
 
 
@@ -20,7 +23,8 @@ class GenerationSettings:
     ``tokens`` is the exact number of sampled tokens; the start token of each sequence is not counted.
     ``length`` is that of a sequence with its start token; None takes the model's context or 128,
     whichever is smaller. ``top_p`` keeps the smallest set of tokens that holds this much probability;
-    1 keeps all. ``batch_size`` sequences are sampled together.
+    1 keeps all. ``batch_size`` sequences are sampled together. ``dtype`` is the precision that the model
+    runs in (:mod:`saebench.precision`), kept under its canonical name.
 
     Raises :class:`ConfigError` for a value that means nothing.
     """
@@ -46,8 +50,11 @@ class GenerationSettings:
             )
         if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
             raise _wrong("top_p", self.top_p, "a number above 0 and at most 1; 1 keeps every token")
-        if self.dtype not in DTYPES:
-            raise _wrong("dtype", self.dtype, f"one of {', '.join(DTYPES)}")
+        try:
+            object.__setattr__(self, "dtype", str(parse_precision(self.dtype)))
+        except ConfigError as error:
+            asked = f"generation setting dtype = {self.dtype!r}"
+            raise ConfigError(asked, error.found, error.next_step) from error
 
     def resolved(self, context_size: int | None) -> GenerationSettings:
         """The same settings with the length that a model with this context makes of them.

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from saebench.data import Batch
 from saebench.measure.progress import watched
-from saebench.measure.run import Run, Target
+from saebench.measure.run import Run, Target, place, sae_dtype_used
 from saebench.models import LanguageModel
 from saebench.passes import (
     CALIBRATION_SEQUENCES,
@@ -95,7 +95,7 @@ def run_jobs(run: Run, jobs: Sequence[Job]) -> Iterator[Record]:
 def _over_own_text(run: Run, request: PassRequest, *, whole: bool) -> Pass:
     models, stream = run.models, run.stream
     for subject in request.subjects:
-        subject.sae.to(models[0].device)
+        place(subject.sae, models[0].device, sae_dtype_used(run.config))
     before, started = calls(models), time.perf_counter()
     batches = stream.batches(run.config.batch_size)
     if whole:

@@ -11,6 +11,7 @@ from saebench.measure.jobs import Pass
 from saebench.measure.records import identity as model_identity
 from saebench.measure.records import make_record
 from saebench.measure.run import SEED, Run, Target
+from saebench.measure.training_samples import without_memory
 from saebench.passes import SiteObserver, Stack, Subject, SubjectObserver
 from saebench.record import Measurement, Record
 
@@ -76,7 +77,11 @@ class MainJob:
                 run.key(target, "", identity(run)),
                 target,
                 subject,
-                self._measurements(subject, run.stream.n_sequences or 0),
+                without_memory(
+                    self._measurements(subject, run.stream.n_sequences or 0),
+                    subject.sae.cfg,
+                    run.stream,
+                ),
                 curves=self.firing[target.name].curves(),
                 model=model_identity(run.models),
                 data=run.stream.describe(),

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, replace
 
 from saebench.config import Config, SAESpec
 from saebench.errors import OutputError
-from saebench.measure import fake_features, main_pass, probing, seeds
+from saebench.measure import (
+    cv_probing,
+    fake_features,
+    main_pass,
+    probing,
+    seeds,
+)
+from saebench.measure.cases import Case, CasePart, with_names
 from saebench.measure.jobs import Job, Part, run_jobs
 from saebench.measure.run import Run, Target, prepare
 from saebench.record import Record, united
@@ -28,17 +35,32 @@ BY_SUITE = {
     "fake_features": Part("fake_features", fake_features.identity, fake_features.FakeFeaturesJob),
     "probing": Part("probing", probing.identity, probing.ProbingJob),
 }
+# the same, of parts about a checkpoint under a variant of its model, or on a concept
+CASES_BY_SUITE = {
+    "cv_probing": CasePart("cv_probing", cv_probing.identity, cv_probing.CvProbingJob),
+}
 
 Groups = Mapping[str, Sequence[str]]  # names of checkpoints by the name of their group
 Keys = Mapping[str, Mapping[str, str]]  # by part, then by checkpoint
+Cases = Mapping[
+    str, tuple[Sequence[Case], Mapping[str, str]]
+]  # by suite: all of them, and their keys
 
 
 @dataclass(frozen=True)
 class Results:
-    """What was measured: a record for each checkpoint, its parts united, and one for each group."""
+    """What was measured: a record for each checkpoint, its parts united, for each group and each case.
+
+    ``cases`` are by the name of the case, its parts united.
+    """
 
     records: Mapping[str, Record]
     groups: Mapping[str, Record] = field(default_factory=dict)
+    cases: Mapping[str, Record] = field(default_factory=dict)
+
+    def about(self, name: str) -> Record:
+        """The record of a checkpoint, a group or a case."""
+        return {**self.records, **self.cases, **self.groups}[name]
 
 
 def measure(
@@ -57,15 +79,23 @@ def measure(
     keys = {part.name: part.keys(run) for part in parts(config)}
     group_keys = {name: seeds.group_key(run, name, targets) for name, targets in members.items()}
 
-    def lacking() -> tuple[dict[str, list[Target]], list[str]]:
+    cases = {part.suite: (part.cases(run), part.keys(run)) for part in case_parts(config)}
+
+    def lacking() -> tuple[dict[str, list[Target]], list[str], dict[str, list[Case]]]:
         unmatched = [name for name, key in group_keys.items() if run.store.read(key) is None]
-        return missing_targets(run, keys), unmatched
+        return missing_targets(run, keys), unmatched, missing_cases(run, cases)
 
     if any(lacking()):
         with run.store.lock():
-            wanted, unmatched = lacking()  # another process may have measured some meanwhile
+            # another process may have measured some meanwhile
+            wanted, unmatched, wanted_cases = lacking()
             jobs: list[Job] = [
                 part.job(run, wanted[part.name]) for part in parts(config) if part.name in wanted
+            ]
+            jobs += [
+                part.job(run, wanted_cases[part.suite])
+                for part in case_parts(config)
+                if part.suite in wanted_cases
             ]
             if unmatched:
                 jobs.append(seeds.SeedsJob(run, [(name, members[name]) for name in unmatched]))
@@ -81,7 +111,7 @@ def measure(
         name: _group(run.store, config, name, members[name], key)
         for name, key in group_keys.items()
     }
-    return Results(records, matched)
+    return Results(records, matched, _cases(run, cases))
 
 
 def parts(config: Config) -> list[Part]:
@@ -96,6 +126,32 @@ def missing_targets(run: Run, keys: Keys) -> dict[str, list[Target]]:
         for part, by_name in keys.items()
     }
     return {part: targets for part, targets in found.items() if targets}
+
+
+def case_parts(config: Config) -> list[CasePart]:
+    """The parts of a run that are about cases."""
+    return [part for suite, part in CASES_BY_SUITE.items() if suite in config.suites]
+
+
+def missing_cases(run: Run, cases: Cases) -> dict[str, list[Case]]:
+    """The cases without a record, by suite."""
+    found = {
+        suite: [case for case in every if run.store.read(by_name[case.name]) is None]
+        for suite, (every, by_name) in cases.items()
+    }
+    return {suite: missing for suite, missing in found.items() if missing}
+
+
+def _cases(run: Run, cases: Cases) -> dict[str, Record]:
+    """The record of each case; parts about one case are united."""
+    found: dict[str, list[Record]] = {}
+    for every, by_name in cases.values():
+        for case in every:
+            record = run.store.read(by_name[case.name])
+            if record is None:
+                raise _gone(case.name, run.store)
+            found.setdefault(case.name, []).append(with_names(record, case))
+    return {name: united(records) for name, records in found.items()}
 
 
 def _kept(store: RecordStore, target: Target, key: str) -> Record:

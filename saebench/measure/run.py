@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from saebench.config import Config, DataSpec, ModelSpec, SAESpec
 from saebench.data import TokenStream, open_stream
+from saebench.data.concepts import OpenConcept, open_concept
 from saebench.data.labelled import LabelledText, open_task
 from saebench.errors import ConfigError
 from saebench.loading import Checkpoint, open_checkpoint
@@ -21,12 +24,15 @@ from saebench.model_choice import (
     model_specs,
 )
 from saebench.models import LanguageModel, Located
+from saebench.models.regimes import regime_identity
 from saebench.passes import CALIBRATION_SEQUENCES, Reading, Subject
-from saebench.sae import Source
+from saebench.precision import parse_precision
+from saebench.sae import Dictionary, Source
 from saebench.stats import N_RESAMPLES
 from saebench.store import RecordStore, record_key
 
 SEED = 0
+ROUNDED = "float32, weights rounded to float16"
 CENTRED = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
 
@@ -55,7 +61,7 @@ class Run:
         """The language models, loaded on first use."""
         device = device_of(self.config)
         return tuple(
-            LanguageModel.open(located, dtype=spec.dtype, device=device)
+            LanguageModel.open(located, precision=spec.precision, device=device)
             for spec, located in zip(self.specs, self.located, strict=True)
         )
 
@@ -98,6 +104,36 @@ class Run:
             )
             for task in asked.tasks
         }
+
+    @property
+    def concept_length(self) -> int:
+        """The tokens that texts of concepts are cut to, BOS included."""
+        return self.config.concept_statistics.length or self.stream.context_size
+
+    @cached_property
+    def kept(self) -> dict[str, Any]:
+        """What jobs of the run share once one of them has made it, by name."""
+        return {}
+
+    def concept(self, name: str) -> OpenConcept:
+        """The texts of a concept, read on first use; raises :class:`DataError` where they do not serve."""
+        opened: dict[str, OpenConcept] = self.kept.setdefault("concepts", {})
+        if name not in opened:
+            assert self.config.data is not None  # checked when the run was prepared
+            asked = self.config.concept_statistics
+            wanted = next(item for item in self.config.concepts if item.name == name)
+            opened[name] = open_concept(
+                wanted,
+                self.tokenizer,
+                length=self.concept_length,
+                seed=asked.seed,
+                held_out=asked.held_out,
+                max_texts=asked.max_texts,
+                vocab_size=self.vocab_size,
+                model=self.located[0].id,
+                mask=self.config.data.mask,  # type: ignore[arg-type]
+            )
+        return opened[name]
 
     @property
     def tokenizer(self) -> Any:
@@ -170,15 +206,13 @@ def prepare(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> Run:
     check_same_tokens(located)
     check_differences(located, configs)
     stream = _open_data(config, located[0])
-    first = {"digest": located[0].digest, "dtype": specs[0].dtype}
-    others = [
-        {"digest": item.digest, "dtype": spec.dtype}
-        for item, spec in zip(located[1:], specs[1:], strict=True)
-    ]
+    first, *others = (
+        model_key(item, spec, device_of(config)) for item, spec in zip(located, specs, strict=True)
+    )
     shared = {
         "model": {**first, "others": others} if others else first,
         "data": {"digest": stream.digest, "context_size": stream.context_size},
-        "policy": {**policy(), "mask": stream.policy},
+        "policy": {**policy(sae_dtype_used(config)), "mask": stream.policy},
     }
     targets = tuple(Target(name, item) for name, item in checkpoints.items())
     return Run(config, store, specs, located, stream, targets, shared)
@@ -242,12 +276,41 @@ def _stream(spec: DataSpec, located: Located, config: Config) -> TokenStream:
     )
 
 
+def model_key(located: Located, spec: ModelSpec, device: str | None) -> dict[str, Any]:
+    """What tells one model in one precision regime from another, before any weight is in memory."""
+    return {
+        "digest": located.digest,
+        "precision": regime_identity(parse_precision(spec.precision), device),
+    }
+
+
+def sae_dtype_used(config: Config) -> str:
+    """The dtype of the checkpoints' weights and products.
+
+    float16 products run natively on accelerators only: without native float16 a CPU falls into a
+    loop hundreds of times slower. There the weights are rounded and products are in float32.
+    """
+    accelerated = torch.cuda.is_available() if config.device == "auto" else config.device != "cpu"
+    if config.sae_dtype == "float16" and not accelerated:
+        return ROUNDED
+    return config.sae_dtype
+
+
+def place(sae: Dictionary, device: torch.device, sae_dtype: str) -> None:
+    """Move a checkpoint to its device, in the dtype that :func:`sae_dtype_used` names."""
+    if sae_dtype == ROUNDED:
+        sae.to(torch.float16)
+        sae.to(device, torch.float32)
+    else:
+        sae.to(device, getattr(torch, sae_dtype))
+
+
 def device_of(config: Config) -> str | None:
     """Where models run; None for wherever is best."""
     return None if config.device == "auto" else config.device
 
 
-def policy() -> dict[str, Any]:
+def policy(sae_dtype: str = "float32") -> dict[str, Any]:
     """How numbers are made: what ablation is, how intervals come about."""
     return {
         "uncounted_positions": "keep their clean activation in every continuation",
@@ -256,5 +319,5 @@ def policy() -> dict[str, Any]:
         "n_resamples": N_RESAMPLES,
         "level": 0.95,
         "seed": SEED,
-        "sae_dtype": "float32",
+        "sae_dtype": sae_dtype,
     }

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from saebench.errors import ModelError
+from saebench.precision import Precision
 from saebench.sites import ATTENTION, HOOKS, MLP, OUT_PROJECTION, Kind
 
 End = Literal["in", "out"]
@@ -113,12 +114,15 @@ def find_blocks(decoder: nn.Module, n_layers: int) -> dict[str, nn.Module]:
     return {f"{name}.{index}": block for index, block in enumerate(lists[name])}
 
 
-def trace_blocks(blocks: Mapping[str, nn.Module], forward: Callable[[], object]) -> list[Block]:
+def trace_blocks(
+    blocks: Mapping[str, nn.Module], forward: Callable[[], object], precision: Precision
+) -> list[Block]:
     """Watch one call of ``forward`` and say where the sites of each block are.
 
     Raises
     ------
-    ModelError : the blocks do not run once each, in order, on one ``[batch, token, width]`` stream.
+    ModelError : activations are not finite in this ``precision``, or the blocks do not run once each,
+        in order, on one ``[batch, token, width]`` stream.
     """
     calls: dict[str, list[_Call]] = {path: [] for path in blocks}
     outer: list[tuple[str, _Call]] = []
@@ -132,6 +136,7 @@ def trace_blocks(blocks: Mapping[str, nn.Module], forward: Callable[[], object])
     finally:
         for handle in handles:
             handle.remove()
+    _check_finite(outer, precision)
     _check_stream(list(blocks), outer)
     return [_read_block(path, call, calls[path]) for path, call in outer]
 
@@ -170,20 +175,26 @@ def first_tensor(args: tuple, kwargs: Mapping[str, Any]) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
-def _check_finite(calls: list[tuple[str, _Call]]) -> None:
-    """Name the first block whose input or output is not finite: damaged weights, not an architecture."""
+def _check_finite(calls: list[tuple[str, _Call]], precision: Precision) -> None:
+    """Name the first block whose input or output is not finite: too large, or damaged weights."""
     for path, call in calls:
         for where, value in (("input", call.read), ("output", call.wrote)):
             if not bool(value.isfinite().all()):
-                raise ModelError(
-                    "finite activations from the model",
-                    f"the {where} of {path} holds NaN or infinity",
-                    "Check that its weights are whole, or load it in float32 or bfloat16.",
-                )
+                raise not_finite("activations", precision, f"the {where} of {path}")
+
+
+def not_finite(what: str, precision: Precision, where: str) -> ModelError:
+    """The error for values that are not finite, with what to do about it in this precision."""
+    return ModelError(
+        f"finite {what} from the model in {precision}",
+        f"{where} holds NaN or infinity",
+        "float16 ends at 65,504: load it in bfloat16 or float32"
+        if precision.compute == "float16"
+        else "Check that its weights are whole",
+    )
 
 
 def _check_stream(paths: list[str], calls: list[tuple[str, _Call]]) -> None:
-    _check_finite(calls)
     found = None
     if [path for path, _ in calls] != paths:
         found = "the blocks do not run once each, in the order of the list"

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from saebench.errors import ModelError, SiteError
-from saebench.models.blocks import Block, find_blocks, trace_blocks
+from saebench.models.blocks import Block, find_blocks, not_finite, trace_blocks
 from saebench.models.continuation import Prefix, Rows, capture, port_key, replaced, resumed
 from saebench.models.pretrained import Located, digest_files, digest_tensors, locate
+from saebench.models.regimes import Regime
 from saebench.sites import Site, parse_site
 
 __all__ = ["LanguageModel", "Prefix"]
@@ -35,6 +36,7 @@ class LanguageModel:
     tokenizer : its tokenizer, or None where token ids come from elsewhere.
     id, revision : the name and commit under which records mention it.
     files : what it was read from, for the digest; without them the tensors are digested.
+    regime : the precision it was read in; by default that of its floating-point weights.
 
     ``calls`` counts prefixes, suffixes (resumptions) and unembedded tokens.
 
@@ -52,6 +54,7 @@ class LanguageModel:
         id: str = "",
         revision: str | None = None,
         files: Sequence[Path] = (),
+        regime: Regime | None = None,
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -71,6 +74,7 @@ class LanguageModel:
         decoder = model.get_decoder()
         self._decoder = getattr(model, "model", decoder) if decoder is model else decoder
         self.dtype: torch.dtype = model.dtype
+        self.regime = regime or Regime.of(model.dtype)
         self.device = torch.device(model.device)
         self.n_layers = int(config.num_hidden_layers)
         self.context_size: int | None = getattr(config, "max_position_embeddings", None)
@@ -85,32 +89,35 @@ class LanguageModel:
         ref: str | Path,
         *,
         revision: str | None = None,
-        dtype: str = "float32",
+        precision: str = "float32",
         device: str | None = None,
     ) -> LanguageModel:
         """Load a model and its tokenizer from a local directory or from the hub.
 
-        ``dtype`` is float32, bfloat16 or float16; ``device`` defaults to the GPU where there is
-        one. No code that comes with a model is ever run.
+        ``precision`` is a regime as :mod:`saebench.precision` has them (``bfloat16``, ``nf4+double``);
+        ``device`` defaults to the GPU where there is one. No code that comes with a model is ever run.
 
         Raises
         ------
+        ConfigError : no such precision.
         ModelError : not found, not reachable, no causal language model, not supported.
         """
-        return cls.open(locate(ref, revision=revision), dtype=dtype, device=device)
+        return cls.open(locate(ref, revision=revision), precision=precision, device=device)
 
     @classmethod
     def open(
-        cls, located: Located, *, dtype: str = "float32", device: str | None = None
+        cls, located: Located, *, precision: str = "float32", device: str | None = None
     ) -> LanguageModel:
         """Read the weights and the tokenizer of a model that :func:`locate` has found."""
         tokenizer = located.tokenizer()
+        model, regime = located.read(precision=precision, device=device)
         return cls(
-            located.read(dtype=dtype, device=device),
+            model,
             tokenizer,
             id=located.id,
             revision=located.revision,
             files=located.files,
+            regime=regime,
         )
 
     def site(self, site: Site | str) -> Site:
@@ -264,6 +271,7 @@ class LanguageModel:
             "revision": self.revision,
             "class": type(self.model).__name__,
             "dtype": str(self.dtype).removeprefix("torch."),
+            "precision": self.regime.to_json(),
             "device": str(self.device),
             "digest": self.digest,
             "digest_of": "files" if self._files else "tensors",
@@ -299,6 +307,17 @@ class LanguageModel:
         ids[1, -1] += 1  # two sequences that differ in their last token only
         return ids % vocab
 
+    @property
+    def _tolerance(self) -> float:
+        """How far two ways to the same logits may lie apart, relative to the largest.
+
+        Where layers round their input, a difference in its last bit may become one step of 8 bits. What
+        tokens share (the outlier columns of LLM.int8) is the same for all sequences of the trial.
+        """
+        if self.regime.rounds_activations or self.regime.emulated:
+            return _TOLERANCE_16_BIT
+        return _TOLERANCE.get(self.dtype, _TOLERANCE_16_BIT)
+
     @torch.no_grad()
     def _try_out(self) -> list[Block]:
         """One small forward: find the blocks and their parts, check causality and the logits."""
@@ -316,6 +335,7 @@ class LanguageModel:
             traced = trace_blocks(
                 {prefix + path: block for path, block in blocks.items()},
                 lambda: logits.append(self.model(input_ids=ids, use_cache=False).logits),
+                self.regime.precision,
             )
         finally:
             handle.remove()
@@ -324,7 +344,9 @@ class LanguageModel:
         return traced
 
     def _check_trial(self, hidden: Tensor, logits: Tensor) -> None:
-        tolerance = _TOLERANCE.get(self.dtype, _TOLERANCE_16_BIT) * float(logits.abs().max())
+        if not bool(logits.isfinite().all()):
+            raise not_finite("logits", self.regime.precision, "one of them")
+        tolerance = self._tolerance * float(logits.abs().max())
         asked = f"language model {self.id or type(self.model).__name__}"
         leak = (logits[0, :-1] - logits[1, :-1]).abs()
         if leak.numel() and not float(leak.max()) <= tolerance:

@@ -5,23 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi, errors, snapshot_download
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
-from saebench.errors import ModelError
+from saebench.models.failures import fail, first_line
+from saebench.models.regimes import Regime, read_model
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(?:/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
 _TEXT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 _TOKENIZER_FILES = ("tokenizer*", "vocab.*", "*.model")
@@ -66,12 +63,9 @@ class Located:
         """The tokenizer, or None where the folder has no file of one; raises :class:`ModelError`."""
         return _tokenizer(self.asked, self.root)
 
-    def read(self, *, dtype: str, device: str | None) -> Any:
-        """The model on its device; raises :class:`ModelError` where the weights cannot be read."""
-        if dtype not in DTYPES:
-            _fail(f"precision {dtype!r}", f"known are {', '.join(DTYPES)}", "Choose one of them")
-        where = _device(device)
-        return _weights(self.asked, self.root, DTYPES[dtype]).to(where)
+    def read(self, *, precision: str, device: str | None) -> tuple[Any, Regime]:
+        """The model on its device in a precision regime; see :func:`saebench.models.regimes.read_model`."""
+        return read_model(self.asked, self.root, self.config, precision, device)
 
 
 def locate(ref: str | Path, *, revision: str | None = None) -> Located:
@@ -117,18 +111,6 @@ def digest_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     return total.hexdigest()
 
 
-def _device(device: str | None) -> torch.device:
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).split("\n")[0]
-        _fail(
-            f"device {name!r}", f"torch cannot use it ({first})", "Use cpu, or leave it out", error
-        )
-
-
 def _hub_name(ref: str, revision: str | None) -> tuple[str, str | None]:
     name, _, pinned = ref.removeprefix("hf:").partition("@")
     return name, revision or pinned or None
@@ -139,7 +121,7 @@ def _from_hub(ref: str, revision: str | None) -> tuple[Path, str]:
     asked = f"language model {ref!r}"
     name, revision = _hub_name(ref, revision)
     if not _HUB_ID.fullmatch(name) or ref.startswith((".", "/", "~")):
-        _fail(asked, "no such directory, and not a hub id either", "Check the path")
+        fail(asked, "no such directory, and not a hub id either", "Check the path")
     try:
         info = HfApi().model_info(name, revision=revision, timeout=30)
         files = [item.rfilename for item in info.siblings or []]
@@ -151,12 +133,12 @@ def _from_hub(ref: str, revision: str | None) -> tuple[Path, str]:
             ignore_patterns=["*/*", "consolidated*"],
         )
     except errors.GatedRepoError as error:
-        _fail(asked, "a gated repository", "Accept its terms, then log in: hf auth login", error)
+        fail(asked, "a gated repository", "Accept its terms, then log in: hf auth login", error)
     except errors.RevisionNotFoundError as error:
-        _fail(asked, f"the hub has no revision {revision!r} of it", "Check the revision", error)
+        fail(asked, f"the hub has no revision {revision!r} of it", "Check the revision", error)
     except errors.RepositoryNotFoundError as error:
         found = "no such directory here, and no such public repository on the hub"
-        _fail(asked, found, "Check the name; for a private one log in: hf auth login", error)
+        fail(asked, found, "Check the name; for a private one log in: hf auth login", error)
     except Exception as error:  # what says "no network" differs between the hub client's releases
         root = _from_cache(asked, name, revision, error)
     return Path(root), Path(root).name
@@ -168,7 +150,7 @@ def _from_cache(asked: str, name: str, revision: str | None, cause: Exception) -
     except (errors.LocalEntryNotFoundError, OSError, ValueError):
         root = ""
     if not root or not (Path(root) / "config.json").is_file():
-        _fail(
+        fail(
             asked,
             f"no such directory here, not in the hub's cache, and the hub is not reachable "
             f"({type(cause).__name__})",
@@ -182,55 +164,21 @@ def _config(asked: str, root: Path) -> Any:
     """The config; refuses what is not a causal language model that transformers itself knows."""
     if not (root / "config.json").is_file():
         inside = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
-        _fail(asked, f"{root} has no config.json; it has {inside}", "Name the model's own folder")
+        fail(asked, f"{root} has no config.json; it has {inside}", "Name the model's own folder")
     try:
         config = AutoConfig.from_pretrained(root, trust_remote_code=False)
     except Exception as error:  # a config can be wrong in any way
         next_step = "Use a model that the installed transformers knows"
         if "custom code" in str(error):
-            _fail(asked, "it needs code of its own, which saebench never runs", next_step, error)
-        _fail(asked, f"its config.json cannot be used: {_first(error)}", next_step, error)
+            fail(asked, "it needs code of its own, which saebench never runs", next_step, error)
+        fail(asked, f"its config.json cannot be used: {first_line(error)}", next_step, error)
     if type(config) not in AutoModelForCausalLM._model_mapping:
-        _fail(
+        fail(
             asked,
             f"a model of type {config.model_type!r}, which is not a causal language model",
             "Use a decoder-only language model",
         )
     return config
-
-
-def _weights(asked: str, root: Path, dtype: torch.dtype) -> Any:
-    try:
-        with _no_bar_in_logs():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                root, dtype=dtype, trust_remote_code=False, output_loading_info=True
-            )
-    except Exception as error:  # damaged files raise whatever the reader of that format raises
-        next_step = "Check that the download is complete"
-        _fail(asked, f"its weights cannot be read: {_first(error)}", next_step, error)
-    model, info = loaded
-    missing = sorted(info["missing_keys"])
-    if missing:
-        _fail(
-            asked,
-            f"its files lack {len(missing)} tensors, such as {missing[0]}, which transformers "
-            "filled with random numbers",
-            "Use the full causal language model, not its body alone",
-        )
-    return model
-
-
-@contextmanager
-def _no_bar_in_logs() -> Iterator[None]:
-    """Keep transformers' progress bars off a stderr that is no terminal, and leave the setting as it was."""
-    shown = logging.is_progress_bar_enabled()
-    if shown and not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _tokenizer(asked: str, root: Path) -> Any:
@@ -241,13 +189,4 @@ def _tokenizer(asked: str, root: Path) -> Any:
         return AutoTokenizer.from_pretrained(root, trust_remote_code=False)
     except Exception as error:
         next_step = "Check that its tokenizer files are complete"
-        _fail(asked, f"its tokenizer cannot be read: {_first(error)}", next_step, error)
-
-
-def _first(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200] if lines else 'no message'}".rstrip(".")
-
-
-def _fail(asked: str, found: str, next_step: str, cause: Exception | None = None) -> NoReturn:
-    raise ModelError(asked, found, next_step) from cause
+        fail(asked, f"its tokenizer cannot be read: {first_line(error)}", next_step, error)

@@ -4,6 +4,8 @@ from saebench.passes.engine import run_pass
 from saebench.passes.requests import (
     CALIBRATION_SEQUENCES,
     Calibration,
+    ModelPair,
+    ModelPairObserver,
     PassRequest,
     Predictions,
     Reading,
@@ -19,6 +21,8 @@ from saebench.passes.requests import (
 __all__ = [
     "CALIBRATION_SEQUENCES",
     "Calibration",
+    "ModelPair",
+    "ModelPairObserver",
     "PassRequest",
     "Predictions",
     "Reading",

@@ -19,9 +19,11 @@ from saebench.codes import SparseCodes
 from saebench.data import Batch
 from saebench.errors import DataError, ModelError
 from saebench.models import LanguageModel, Prefix
+from saebench.passes.paired import clean_hidden, others
 from saebench.passes.requests import (
     CALIBRATION_SEQUENCES,
     Calibration,
+    ModelPair,
     PassRequest,
     Predictions,
     Reading,
@@ -188,6 +190,9 @@ def _observe(
     for name, subject_view in views[1].items():
         for observer in request.subject_observers.get(name, ()):
             observer.update(subject_view)
+    for pair, predictions in views[2].items():
+        for pair_observer in request.pair_observers.get(pair, ()):
+            pair_observer.update(predictions)
 
 
 def _views(
@@ -196,17 +201,13 @@ def _views(
     prefixes: Prefixes,
     request: PassRequest,
     known: Calibration,
-) -> tuple[dict[Stack, SiteView], dict[str, SubjectView]]:
+) -> tuple[dict[Stack, SiteView], dict[str, SubjectView], dict[ModelPair, Predictions]]:
     counted = batch.counted
     ids = batch.sequence_ids[:, None].expand_as(counted)[counted]
+    places = torch.arange(counted.shape[1], device=counted.device).expand_as(counted)[counted]
     x = {stack: _stacked(prefixes, stack)[counted] for stack in request.stacks}
     outputs = {s.name: _output(s, prefixes, x, counted, request) for s in request.subjects}
-    predicting = [s for s in request.subjects if request.predicts(s)]
-    predictions: dict[tuple[str, str, Reading], Predictions] = {}
-    for number, prefix in prefixes.items():
-        continued = _continuations(models[number], number, prefixes, predicting, known, counted)
-        continued |= _splices(models[number], number, prefixes, predicting, counted, outputs)
-        predictions |= _predictions(models[number], batch, prefix, continued)
+    predictions, pairs = _predictions(models, batch, prefixes, request, known, outputs)
 
     def of(kind: str, name: str, stack: Stack) -> tuple[Predictions, ...]:
         found = [predictions.get((kind, name, reading)) for reading in stack]
@@ -218,11 +219,39 @@ def _views(
     }
     subject_views = {
         s.name: SubjectView(
-            x[s.reads], x[s.writes], *outputs[s.name], ids, of("spliced", s.name, s.writes)
+            x[s.reads], x[s.writes], *outputs[s.name], ids, of("spliced", s.name, s.writes), places
         )
         for s in request.subjects
     }
-    return site_views, subject_views
+    return site_views, subject_views, pairs
+
+
+def _predictions(
+    models: Sequence[LanguageModel],
+    batch: Batch,
+    prefixes: Prefixes,
+    request: PassRequest,
+    known: Calibration,
+    outputs: Mapping[str, tuple[SparseCodes, Tensor | None]],
+) -> tuple[dict[tuple[str, str, Reading], Predictions], dict[ModelPair, Predictions]]:
+    """The losses of every continuation against the clean run of its model, and of pairs of clean runs."""
+    predicting = [s for s in request.subjects if request.predicts(s)]
+    predictions: dict[tuple[str, str, Reading], Predictions] = {}
+    pairs: dict[ModelPair, Predictions] = {}
+    scored, counted = Scored.of(batch), batch.counted
+    paired = clean_hidden(models, prefixes, (n for pair in request.pair_observers for n in pair))
+    for number in prefixes:
+        continued = _continuations(models[number], number, prefixes, predicting, known, counted)
+        continued |= _splices(models[number], number, prefixes, predicting, counted, outputs)
+        beside = others(models, number, paired, request.pair_observers)
+        if not (continued or beside) or not scored.targets.shape[0]:
+            continue
+        clean = paired if number in paired else clean_hidden(models, prefixes, [number])
+        ids = batch.sequence_ids[scored.rows]
+        ce, losses = score(models[number], scored, clean[number], {**continued, **beside})
+        predictions |= {key: Predictions(ids, ce, losses[key]) for key in continued}
+        pairs |= {(number, other): Predictions(ids, ce, losses[other]) for other in beside}
+    return predictions, pairs
 
 
 def _output(
@@ -302,20 +331,3 @@ def _taken(prefixes: Prefixes, reading: Reading) -> Tensor:
     if not reading.centred:
         return other
     return other + (activation - other).mean(-1, keepdim=True)
-
-
-def _predictions(
-    model: LanguageModel,
-    batch: Batch,
-    prefix: Prefix,
-    continued: Mapping[tuple[str, str, Reading], Continuation],
-) -> dict[tuple[str, str, Reading], Predictions]:
-    """The losses of every continuation of one model against its clean one."""
-    scored = Scored.of(batch)
-    if not continued or not scored.targets.shape[0]:
-        return {}
-    last = prefix.sites[-1]
-    clean = model.resume(prefix, last, prefix.at(last))
-    ids = batch.sequence_ids[scored.rows]
-    ce_clean, losses = score(model, scored, clean, continued)
-    return {key: Predictions(ids, ce_clean, item) for key, item in losses.items()}

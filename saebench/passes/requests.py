@@ -51,6 +51,7 @@ class Reading(NamedTuple):
 
 
 Stack = tuple[Reading, ...]
+ModelPair = tuple[int, int]
 
 
 def as_stack(where: Site | Reading | Stack) -> Stack:
@@ -108,7 +109,8 @@ class SubjectView:
     ``x[n, width_in]``, ``target[n, width_out]`` (the same activations but for transcoders), ``codes``
     of n tokens, ``x_hat[n, width_out]``, ``sequence_ids[n]``; ``spliced`` the predictions with its
     part of ``x_hat`` in place of each reading written, one at a time (empty when nobody needs logits).
-    ``x_hat`` is there unless no observer of the checkpoint needs it.
+    ``x_hat`` is there unless no observer of the checkpoint needs it. ``positions[n]`` is the place of each
+    token in its sequence; the pass always says it.
     """
 
     x: Tensor
@@ -117,6 +119,14 @@ class SubjectView:
     x_hat: Tensor | None
     sequence_ids: Tensor
     spliced: tuple[Predictions, ...] = ()
+    positions: Tensor | None = None
+
+
+class ModelPairObserver(Protocol):
+    """Keeps sums over what two models predict for the same tokens, neither of them changed."""
+
+    def update(self, view: Predictions) -> None:
+        """Take in one batch: ``ce_clean`` of the first model, ``losses`` of the second against it."""
 
 
 class SiteObserver(Protocol):
@@ -165,11 +175,16 @@ class Calibration:
 
 @dataclass(frozen=True)
 class PassRequest:
-    """Who is measured, and by whom: observers by stack, and by name of the subject."""
+    """Who is measured, and by whom: observers by stack, by name of the subject, and by pair of models.
+
+    The clean predictions of the second model of a pair are set against those of the first; both have
+    vocabularies of one size.
+    """
 
     subjects: Sequence[Subject]
     site_observers: Mapping[Stack, Sequence[SiteObserver]]
     subject_observers: Mapping[str, Sequence[SubjectObserver]]
+    pair_observers: Mapping[ModelPair, Sequence[ModelPairObserver]] = field(default_factory=dict)
 
     @property
     def stacks(self) -> list[Stack]:

@@ -37,10 +37,11 @@ def write_report(
     plots: bool | None = None,
     command: str,
     groups: Sequence[Record] = (),
+    cases: Sequence[Record] = (),
 ) -> list[Path]:
     """Write the card, ``report.json`` and the plots into ``out``; returns the files, the card first.
 
-    ``groups`` are records of groups of these checkpoints.
+    ``groups`` are records of groups of these checkpoints, ``cases`` of each beside something else.
     ``plots`` None draws them when matplotlib is installed. ``command`` is shown under Reproduce.
     Every file is replaced whole; the card goes last, so that all it refers to is there. Raises
     :class:`OutputError` when a file cannot be written or the card that is there is damaged, and
@@ -56,8 +57,10 @@ def write_report(
         images=_images(records, drawn),
         existing=existing,
         groups=groups,
+        cases=cases,
     )
-    written = [write_changed(out / REPORT_FILE, dump_report(records, verdicts, command, groups))]
+    report = dump_report(records, verdicts, command, groups, cases)
+    written = [write_changed(out / REPORT_FILE, report)]
     for stem, content in drawn.items():
         written.append(write_changed(out / PLOTS_FOLDER / f"{stem}.png", content))
     return [write_changed(card, text.encode()), *written]
@@ -84,6 +87,7 @@ def write_card(folder: Path, output: Path, *, plots: bool | None = None) -> Path
         images=_images(report.records, drawn, base),
         existing=existing,
         groups=report.groups,
+        cases=report.cases,
     )
     for stem, content in drawn.items():
         write_changed(target / f"{stem}.png", content)

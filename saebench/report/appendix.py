@@ -14,6 +14,7 @@ from saebench.report.places import portable, portable_command, reference
 from saebench.report.results import documents, not_evaluated, tokens_counted
 from saebench.report.table import markdown_grid
 
+NAMED = 4  # measurements without a value that are named one by one
 MASKS = {
     "special": "positions that hold a special token (BOS, EOS, padding) are not counted",
     "bos": "positions that hold the BOS token, and padding, are not counted",
@@ -59,8 +60,7 @@ def limitations(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
             if verdict.status is status:
                 found.setdefault(verdict.message, []).append(verdict.name)
     for record in records:
-        missing = [f"{name} was not evaluated: {why}" for name, why in not_evaluated(record)]
-        for text in [*missing, *_windows(record), *_pieces(record)]:
+        for text in [*_missing(record), *_windows(record), *_pieces(record)]:
             found.setdefault(text, []).append(record.name)
     several = len(records) > 1
     lines = [_about(names, text, several, strong=True) for text, names in others.items()]
@@ -70,6 +70,20 @@ def limitations(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
         "other models, or training the same recipe with another seed."
     )
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _missing(record: Record) -> list[str]:
+    """What has no value and why; many with one reason are counted instead of named."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in not_evaluated(record):
+        by_reason.setdefault(why, []).append(name)
+    found = []
+    for why, names in by_reason.items():
+        if len(names) > NAMED:
+            found.append(f"{count(len(names))} measurements were not evaluated: {why}")
+        else:
+            found += [f"{name} was not evaluated: {why}" for name in names]
+    return found
 
 
 def reproduce(command: str) -> str:

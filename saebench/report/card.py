@@ -15,6 +15,7 @@ from saebench.report.appendix import (
     provenance,
     reproduce,
 )
+from saebench.report.cases import case_sections
 from saebench.report.digits import count, estimate
 from saebench.report.front_matter import card_name, front_matter
 from saebench.report.groups import group_section, groups_intro
@@ -39,16 +40,19 @@ def render_card(
     images: Mapping[str, str] | None = None,
     existing: str | None = None,
     groups: Sequence[Record] = (),
+    cases: Sequence[Record] = (),
 ) -> str:
     """The text of a card on one checkpoint or on a set of them.
 
     ``images`` maps a caption to the path of a picture, relative to the card. ``existing`` is the
     text of the card that is there: its hand-written parts are kept. ``groups`` are records of groups
-    of the checkpoints. The same records give the same bytes. Raises :class:`OutputError` when the
-    existing card is damaged.
+    of the checkpoints, ``cases`` of each under a variant or on a concept. The same records give the same
+    bytes. Raises :class:`OutputError` when the existing card is damaged.
     """
     front = front_matter(records, existing_front(existing))
-    body = card_body(records, verdicts, command=command, images=images or {}, groups=groups)
+    body = card_body(
+        records, verdicts, command=command, images=images or {}, groups=groups, cases=cases
+    )
     return splice(existing, front, body, title=escape.markdown_text(card_name(records)))
 
 
@@ -59,26 +63,30 @@ def card_body(
     command: str,
     images: Mapping[str, str],
     groups: Sequence[Record] = (),
+    cases: Sequence[Record] = (),
 ) -> str:
     """What goes between the markers."""
     one = len(records) == 1
     parts = [NOTICE]
     if one:
         parts += [_summary(records[0], verdicts), *_checkpoint(records[0], verdicts, images, "##")]
+        parts += case_sections(records[0], cases, verdicts, "##")
     else:
         parts += [_set_summary(records, verdicts), "## Comparison", _comparison(records, verdicts)]
         parts += escape.pictures(images)
         for record in records:
             parts += [f"## {escape.markdown_text(record.name)}", _summary(record, verdicts)]
             parts += _checkpoint(record, verdicts, {}, "###")
+            parts += case_sections(record, cases, verdicts, "###")
     if groups:
         parts += ["## Groups", groups_intro(groups)]
     for group in groups:
         parts += [f"### {escape.markdown_text(group.name)}", group_section(group, verdicts)]
+    everything = [*records, *groups, *cases]
     closing = (
-        ("Definitions", definitions([*records, *groups])),
+        ("Definitions", definitions(everything)),
         ("Which positions count", positions(records)),
-        ("Limitations", limitations([*records, *groups], verdicts)),
+        ("Limitations", limitations(everything, verdicts)),
         ("Reproduce", reproduce(command)),
         ("Provenance", provenance(records)),
     )

@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class StoredReport:
-    """What a report was made from: records of checkpoints and of groups of them.
+    """What a report was made from: records of checkpoints, of groups of them, and of cases of each.
 
     ``command`` is the command line that measured.
     """
@@ -28,6 +28,7 @@ class StoredReport:
     verdicts: tuple[Verdict, ...]
     command: str
     groups: tuple[Record, ...] = ()
+    cases: tuple[Record, ...] = ()
 
 
 def dump_report(
@@ -35,6 +36,7 @@ def dump_report(
     verdicts: Sequence[Verdict],
     command: str,
     groups: Sequence[Record] = (),
+    cases: Sequence[Record] = (),
 ) -> bytes:
     """The content of ``report.json``; the same records give the same bytes."""
     data = {
@@ -43,6 +45,7 @@ def dump_report(
         "verdicts": [_verdict_to_json(verdict) for verdict in verdicts],
         "records": [record.to_json() for record in records],
         "groups": [group.to_json() for group in groups],
+        "cases": [case.to_json() for case in cases],
     }
     try:
         text = json.dumps(data, indent=1, allow_nan=False)
@@ -67,6 +70,7 @@ def load_report(folder: Path) -> StoredReport:
             tuple(_verdict_from_json(verdict) for verdict in data["verdicts"]),
             str(data["command"]),
             tuple(Record.from_json(group) for group in data.get("groups", [])),
+            tuple(Record.from_json(case) for case in data.get("cases", [])),
         )
     except FileNotFoundError:
         found = f"there is no {REPORT_FILE}"

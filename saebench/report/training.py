@@ -19,6 +19,7 @@ IMPORTANT = (
     ("recipe.k", "k"),
     ("recipe.d_sae", "Latents (d_sae)"),
     ("tokens", "Tokens trained on"),
+    ("training_samples", "Different activations among them"),
     ("data.epochs", "Times the data were read (epochs)"),
     ("recipe.lr", "Learning rate"),
     ("recipe.batch_size", "Batch size (tokens)"),

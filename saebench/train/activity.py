@@ -19,8 +19,8 @@ from saebench.train.recipe import Recipe
 class Reading:
     """Activations of the counted tokens of a stream; remembers what was read.
 
-    ``digest()`` is SHA-256 over the token ids of all sequences read, in order; ``epochs`` counts how
-    often the stream was begun.
+    ``epochs`` counts how often the stream was begun, ``samples`` the activations that were different
+    ones: those of the first reading.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class Reading:
         self.stream = stream
         self.sequences = 0
         self.epochs = 0
+        self.samples = 0
         self._batch_size = recipe.model_batch_size
         self._digest = hashlib.sha256()
 
@@ -43,7 +44,7 @@ class Reading:
         for batch in self.stream.batches(self._batch_size):
             keep = batch.sequence_ids >= skip
             if bool(keep.any()):
-                yield self._run(
+                found = self._run(
                     Batch(
                         batch.ids[keep],
                         batch.attention_mask[keep],
@@ -51,6 +52,8 @@ class Reading:
                         batch.sequence_ids[keep],
                     )
                 )
+                self.samples += len(found[0]) if self.epochs == 1 else 0
+                yield found
 
     def forever(self, skip: int = 0) -> Iterator[Tensor]:
         """Chunks ``x[n, d]``, from the start again each time the stream ends.
@@ -98,12 +101,18 @@ class Reading:
         return torch.cat(kept), sequences
 
     def describe(self) -> dict[str, Any]:
-        """The source and what was read of it, as plain JSON values."""
+        """The source and what was read of it, as plain JSON values.
+
+        ``digest`` is SHA-256 over the token ids of all sequences read, in order; ``text_digest`` that
+        of the stream as records of runs have it, where all of it was read.
+        """
         return {
             **self.stream.source,
             "sequences_read": self.sequences,
             "epochs": self.epochs,
+            "samples": self.samples,
             "digest": self._digest.hexdigest(),
+            "text_digest": None if self.stream.n_sequences is None else self.stream.digest,
         }
 
     def _run(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -115,7 +124,7 @@ class Reading:
                 f"finite activations at {self.site}",
                 f"NaN or infinite values in sequences {int(batch.sequence_ids[0])} to "
                 f"{int(batch.sequence_ids[-1])}",
-                "Run the model in float32 or bfloat16 (model_dtype), or choose an earlier site.",
+                "Run the model in float32 or bfloat16 (model_precision), or choose an earlier site.",
             )
         for ids, mask in zip(batch.ids, batch.attention_mask, strict=True):
             self._digest.update(ids[mask].numpy().astype("<i8").tobytes())

@@ -91,7 +91,10 @@ def train_many(
     shared = recipes[0]
     if model is None:
         model = LanguageModel.load(
-            shared.model, revision=shared.revision, dtype=shared.model_dtype, device=shared.device
+            shared.model,
+            revision=shared.revision,
+            precision=shared.model_precision,
+            device=shared.device,
         )
     hook_name = parse_site(shared.site, n_layers=model.n_layers).hook_name
     recipes = [replace(recipe, site=hook_name) for recipe in recipes]
@@ -144,6 +147,9 @@ def train_recipes(
         fve = "not evaluable" if final["fve"] is None else f"{final['fve']:.4f}"
         broken = fault(result.history[-1])
         warning = f" ({broken}: not usable)" if broken else ""
+        samples = result.provenance["training_samples"]
+        if samples < result.sae.cfg.d_sae:
+            warning += f" (only {samples:,} different activations: figures on them say nothing)"
         yield (
             f"{result.folder}: {recipe.architecture}, k {recipe.k}, {result.sae.cfg.d_sae} latents, "
             f"held-out FVE {fve}, L0 {final['l0']:.1f}{warning}, {result.tokens_per_second:,.0f} tokens/s"

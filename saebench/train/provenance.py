@@ -24,13 +24,15 @@ def provenance_of(
     """Everything needed to believe a trained SAE, and to make it again.
 
     ``model``, ``data`` and ``heldout`` describe the base model and what was read; the last row of
-    ``history`` gives the final figures.
+    ``history`` gives the final figures. ``training_samples`` counts different activations, however
+    often each was trained on, and ``tokens`` all of them.
     """
     last = history[-1] if history else {}
     return {
         "recipe": recipe.to_json(),
         "seeds": {"weights": recipe.seed, "shuffle": recipe.shuffle_seed},
         "tokens": trainer.tokens,
+        "training_samples": min(trainer.tokens, data.get("samples", trainer.tokens)),
         "steps": trainer.steps,
         "input_scale": trainer.scale,
         "threshold": trainer.threshold / trainer.scale

@@ -26,6 +26,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from saebench.config.tables import nearest, read_toml
 from saebench.errors import ConfigError
+from saebench.precision import parse_precision
 from saebench.train.overlap import overlaps
 
 Architecture = Literal["topk", "batchtopk"]
@@ -35,7 +36,7 @@ VARIANTS = "sae"  # the table of a recipe file that changes keys for one SAE of 
 SHARED = (
     "model",
     "revision",
-    "model_dtype",
+    "model_precision",
     "device",
     "data",
     "held_out",
@@ -69,8 +70,8 @@ class Recipe:
     revision: str | None = None
     """The model's revision on the hub; its default branch without one."""
 
-    model_dtype: str = "float32"
-    """The precision the language model runs in."""
+    model_precision: str = "float32"
+    """The precision regime the language model runs in, such as ``bfloat16`` or ``nf4+double``."""
 
     device: str | None = None
     """Where everything runs (``cpu``, ``cuda``); the model's own choice without one."""
@@ -188,6 +189,7 @@ class Recipe:
 
     def _check_together(self) -> None:
         """Raise :class:`ConfigError` on values that do not go together."""
+        parse_precision(self.model_precision)
         if self.tokens < self.batch_size:
             raise ConfigError(
                 "tokens for one batch at least in the recipe",

@@ -40,6 +40,7 @@ def test_every_metric_that_is_no_baseline_belongs_to_one_suite() -> None:
     assert sorted(metric_names()) == sorted(set(DEFINITIONS) - baselines)
     assert measured_suites() == ("reconstruction", "sparsity", "dead_latents")
     on_request = ("seeds", "fake_features", "probing")
+    on_request += ("portability", "concepts", "cv_probing", "steering")
     assert suite_names() == (*measured_suites(), *on_request, "throughput")
     assert suite_of("ce_recovered") == "reconstruction"
     with pytest.raises(ConfigError, match="Did you mean 'fve'"):
@@ -137,7 +138,7 @@ def test_options_win_over_the_file() -> None:
     config = merge_options(
         load(FULL),
         model="org/other",
-        dtype="float16",
+        precision="float16",
         data="b.txt",
         n_tokens=5000,
         out="elsewhere",
@@ -167,7 +168,7 @@ def test_no_options_change_nothing() -> None:
 
 def test_an_option_keeps_what_it_does_not_speak_of() -> None:
     config = load(
-        "model = {ref='org/a', revision='v1', dtype='bfloat16'}\n"
+        "model = {ref='org/a', revision='v1', precision='bfloat16'}\n"
         "[data]\nspec='hf:org/t'\ncontext_size=64\nn_sequences=9\nmask='none'\npack=false"
     )
     assert merge_options(config, model="org/b").model == ModelSpec("org/b", None, "bfloat16")
@@ -207,8 +208,8 @@ def test_named_checkpoints_replace_the_list_and_keep_what_the_file_says_of_them(
         ({"suites": ["sparsty"]}, "unknown suite"),
         ({"batch_size": 0}, "found 0"),
         ({"device": "gpu"}, "found 'gpu'"),
-        ({"dtype": "float16"}, "'ref' is missing"),
-        ({"model": "m", "dtype": "f16"}, "unknown value 'f16'"),
+        ({"precision": "float16"}, "'ref' is missing"),
+        ({"model": "m", "precision": "f16"}, "f16"),
         ({"data": "d", "context_size": 1}, "found 1"),
         ({"data": "d", "n_tokens": 5, "n_sequences": 5}, "both"),
     ],

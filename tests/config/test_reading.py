@@ -41,7 +41,7 @@ def test_every_key_of_the_schema_is_read(tmp_path: Path) -> None:
 def test_model_and_data_may_be_tables() -> None:
     config = load(
         """
-        model = { ref = "org/tiny", revision = "v1", dtype = "bfloat16" }
+        model = { ref = "org/tiny", revision = "v1", precision = "bf16" }
         [data]
         spec = "hf:org/text#test"
         context_size = 64
@@ -179,8 +179,8 @@ def test_a_model_that_is_no_folder_is_left_to_mean_the_hub() -> None:
         ("model = 1", "[model] of", "expected a table, found a whole number (1)", ""),
         ("model = ''", "'ref' in [model]", "empty text", "leave the key out"),
         ("[model]\nrevision = 'x'", "[model] of", "'ref' is missing", 'Add ref = "..."'),
-        ("[model]\nref = 'x'\ndtpye = 'x'", "[model] of", "'dtpye'", "'dtype'"),
-        ("[model]\nref = 'x'\ndtype = 'float23'", "'dtype' in [model]", "'float23'", "'float32'"),
+        ("[model]\nref = 'x'\nprecison = 'x'", "[model] of", "'precison'", "'precision'"),
+        ("[model]\nref = 'x'\nprecision = 'float23'", "precision", "'float23'", "float32"),
         ("[data]\nspec = 'x'\nmask = 'pad'", "'mask' in [data]", "'pad'", "Known: special"),
         ("[data]\nspec = 'x'\npack = 1", "'pack' in [data]", "expected true or false", ""),
         ("[data]\nspec = 'x'\ncontext_size = 1", "'context_size' in", "found 1", "at least 2"),

@@ -29,7 +29,7 @@ def test_json_makes_the_same_settings_again():
         {"seed": -1},
         {"seed": 2**63},
         {"batch_size": 0},
-        {"dtype": "int8"},
+        {"dtype": "int3"},
     ],
 )
 def test_a_setting_that_cannot_be_sampled_is_refused(wrong):
@@ -49,9 +49,9 @@ def test_a_length_beyond_the_context_is_refused():
 
 
 def test_precisions_are_those_of_models():
-    from saebench.models.pretrained import DTYPES as OF_MODELS
-
-    assert set(DTYPES) == set(OF_MODELS)
+    assert GenerationSettings(dtype="bf16").dtype == "bfloat16"
+    assert GenerationSettings(dtype="nf4+bf16+double").dtype == "nf4+double+bfloat16"
+    assert all(GenerationSettings(dtype=name).dtype == name for name in DTYPES)
 
 
 def test_settings_are_read_without_torch():

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 import saebench.models.pretrained as pretrained
-from saebench.errors import ModelError
+from saebench.errors import ConfigError, ModelError
 from saebench.models import LanguageModel
 from tests.tiny_models import close, some_ids, tiny_model
 
@@ -46,6 +46,12 @@ def test_a_saved_model_loads_as_it_was(folder):
         "revision": None,
         "class": "LlamaForCausalLM",
         "dtype": "float32",
+        "precision": {
+            "regime": "float32",
+            "backend": "torch",
+            "emulated": False,
+            "compute_dtype": "float32",
+        },
         "device": "cpu",
         "digest": model.digest,
         "digest_of": "files",
@@ -70,7 +76,7 @@ def test_its_tokenizer_comes_with_it(folder):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_it_loads_in_the_precision_asked_for(folder, dtype):
-    model = LanguageModel.load(folder, dtype=dtype)
+    model = LanguageModel.load(folder, precision=dtype)
     assert model.identity()["dtype"] == dtype
     assert {parameter.dtype for parameter in model.model.parameters()} == {model.dtype}
 
@@ -79,7 +85,7 @@ def test_the_digest_is_of_the_files_wherever_they_lie_and_changes_with_them(fold
     first = LanguageModel.load(folder).digest
     moved = folder.rename(tmp_path / "elsewhere")
     assert LanguageModel.load(moved).digest == first
-    assert LanguageModel.load(moved, dtype="bfloat16").digest == first
+    assert LanguageModel.load(moved, precision="bf16").digest == first
     other = tiny_model("llama").model
     with torch.no_grad():
         other.lm_head.weight[0, 0] += 1
@@ -159,8 +165,8 @@ def test_a_damaged_tokenizer_is_refused(folder):
 
 
 def test_unknown_precisions_and_devices_are_refused(folder):
-    with pytest.raises(ModelError, match="float32, bfloat16, float16"):
-        LanguageModel.load(folder, dtype="int3")
+    with pytest.raises(ConfigError, match="float32, bfloat16, float16"):
+        LanguageModel.load(folder, precision="int3")
     with pytest.raises(ModelError, match="torch cannot use it"):
         LanguageModel.load(folder, device="abacus")
 

@@ -6,13 +6,16 @@ number of counted tokens. Nothing here imports torch.
 """
 
 from saebench.metrics.catalogue.baselines import BASELINES
+from saebench.metrics.catalogue.cv_probing import CV_PROBING
 from saebench.metrics.catalogue.definition import Definition
 from saebench.metrics.catalogue.fake_features import FAKE_FEATURES
+from saebench.metrics.catalogue.portability import PORTABILITY
 from saebench.metrics.catalogue.prediction import PREDICTION
 from saebench.metrics.catalogue.probing import PROBING
 from saebench.metrics.catalogue.reconstruction import RECONSTRUCTION
 from saebench.metrics.catalogue.seeds import SEEDS
 from saebench.metrics.catalogue.sparsity import SPARSITY
+from saebench.metrics.catalogue.steering import STEERING
 
 MAIN_PASS = (*RECONSTRUCTION, *SPARSITY, *PREDICTION, *BASELINES)
 FAMILIES = {  # by the part of a run that measures them
@@ -20,17 +23,23 @@ FAMILIES = {  # by the part of a run that measures them
     "probing": PROBING,
     "seeds": SEEDS,
     "fake_features": FAKE_FEATURES,
+    "portability": PORTABILITY,
+    "cv_probing": CV_PROBING,
+    "steering": STEERING,
 }
 
 __all__ = [
     "BASELINES",
+    "CV_PROBING",
     "FAKE_FEATURES",
     "FAMILIES",
     "MAIN_PASS",
+    "PORTABILITY",
     "PREDICTION",
     "PROBING",
     "RECONSTRUCTION",
     "SEEDS",
     "SPARSITY",
+    "STEERING",
     "Definition",
 ]
