@@ -11,8 +11,10 @@ from saebench.measure import (
     cv_probing,
     fake_features,
     main_pass,
+    portability,
     probing,
     seeds,
+    steering,
 )
 from saebench.measure.cases import Case, CasePart, with_names
 from saebench.measure.jobs import Job, Part, run_jobs
@@ -37,7 +39,9 @@ BY_SUITE = {
 }
 # the same, of parts about a checkpoint under a variant of its model, or on a concept
 CASES_BY_SUITE = {
+    "portability": CasePart("portability", portability.identity, portability.PortabilityJob),
     "cv_probing": CasePart("cv_probing", cv_probing.identity, cv_probing.CvProbingJob),
+    "steering": CasePart("steering", steering.identity, steering.SteeringJob),
 }
 
 Groups = Mapping[str, Sequence[str]]  # names of checkpoints by the name of their group

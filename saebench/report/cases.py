@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from saebench.gates import Verdict
 from saebench.record import Record
-from saebench.report import cv_probing, escape
+from saebench.report import cv_probing, escape, portability, steering
 from saebench.report.digits import count
 from saebench.report.results import all_rows, headline_rows
 from saebench.report.table import markdown_table
@@ -14,6 +14,7 @@ from saebench.report.table import markdown_table
 VARIANTS = "portability"  # the part that is about variants; the others are about concepts
 PARTS: Mapping[str, tuple[str, Callable[[Record], str]]] = {
     "cv_probing": ("Probes", cv_probing.section),
+    "steering": ("Steering", steering.section),
 }
 
 
@@ -25,9 +26,9 @@ def case_sections(
     under = [case for case in own if VARIANTS in case.details]
     parts: list[str] = []
     if under:
-        parts += [f"{level} Portability", ""]
+        parts += [f"{level} Portability", portability.overview(under)]
     for case in under:
-        parts += [f"{level}# {_title(case)}", *_figures(case, verdicts)]
+        parts += [f"{level}# {_title(case)}", portability.section(case), *_figures(case, verdicts)]
     for case in own:
         found = [
             (title, text(case)) for name, (title, text) in PARTS.items() if name in case.details

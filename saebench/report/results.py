@@ -33,6 +33,21 @@ HEADLINES = (
     "shared_encoder",
     "matched_cosine_decoder",
     "functional_correlation",
+    "port_portable",
+    "port_equivalent",
+    "port_fve_drop",
+    "port_alive_shift",
+    "port_survival",
+    "port_top_k_agreement",
+    "port_kl",
+    "cv_auroc_latents",
+    "cv_gap",
+    "cv_p",
+    "steer_spearman",
+    "steer_slope",
+    "steer_logit_slope",
+    "steer_kl_at_1",
+    "steer_ce_increase",
 )
 
 # What a number has to be read against: a null, a baseline or a reference, with the words for it.
@@ -61,6 +76,20 @@ BESIDE: Mapping[str, tuple[tuple[str, str], ...]] = {
     "shared_decoder": (("shared_decoder_alive", "of the alive"), ("shared_floor", "by chance")),
     "shared_encoder": (("shared_encoder_alive", "of the alive"),),
     "matched_cosine_decoder": (("matched_cosine_floor", "by chance"),),
+    "port_fve_drop": (("port_fve_reference", "reference"), ("port_fve_variant", "variant")),
+    "port_alive_shift": (("port_alive_reference", "reference"), ("port_alive_variant", "variant")),
+    "port_kl": (("port_ce_shift", "CE shift"),),
+    "cv_auroc_latents": (
+        ("cv_auroc_raw", "activations"),
+        ("cv_auroc_random", "untrained SAE"),
+        ("cv_auroc_other", "another SAE"),
+    ),
+    "steer_spearman": (("steer_spearman_p", "p"),),
+    "steer_slope": (("steer_slope_over_random", "over random directions"), ("steer_p_random", "p")),
+    "steer_logit_slope": (
+        ("steer_logit_slope_over_random", "over random directions"),
+        ("steer_logit_p_random", "p"),
+    ),
 }
 
 WORST_FIRST = (Status.FAIL, Status.NOT_EVALUABLE, Status.WAIVED, Status.PASS)

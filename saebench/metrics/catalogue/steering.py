@@ -14,7 +14,7 @@ from saebench.metrics.catalogue.definition import (
 PROMPTS = "percentile bootstrap over prompts"
 CORRELATION: Range = (-1.0, 1.0)
 WITHIN = "permutation of the outcomes within each prompt, two-sided"
-ENDS = "slope between the least α and the largest"
+ENDS = "slope between the means at the least α and the largest"
 
 # what the outcome of a prompt is, in names, in words, and its unit
 _OUTCOMES = {
@@ -80,7 +80,7 @@ def _of_outcome(prefix: str, name: str, outcome: str, unit: str) -> tuple[Defini
             "p",
             "none",
             SHARE,
-            "rank among random unit directions of equal norm",
+            "rank among random unit directions of equal norm; one whose outcome cannot be read counts",
             NO_INTERVAL,
         ),
         Definition(

@@ -1,0 +1,30 @@
+"""How far single columns (latents, dimensions) of pooled rows tell the two classes of a concept apart.
+
+Pure numpy and scipy. Rows are texts; ``labels[n]`` (bool) says which of them are of the positive class.
+"""
+
+from saebench.concepts.chosen import Chosen, behaviour_minus_control, judged
+from saebench.concepts.columns import Columns
+from saebench.concepts.discoveries import benjamini_hochberg
+from saebench.concepts.exchange import Exchange
+from saebench.concepts.halves import Stability, stability
+from saebench.concepts.null import Null, Nulls, permuted
+from saebench.concepts.separation import Separation, hedges, separate, standard_error
+
+__all__ = [
+    "Chosen",
+    "Columns",
+    "Exchange",
+    "Null",
+    "Nulls",
+    "Separation",
+    "Stability",
+    "behaviour_minus_control",
+    "benjamini_hochberg",
+    "hedges",
+    "judged",
+    "permuted",
+    "separate",
+    "stability",
+    "standard_error",
+]

@@ -1,0 +1,1 @@
+"""Steering: directions, interventions at a site, outcomes, and how they follow the strength."""
