@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from saebench.generation.settings import DTYPES, GenerationSettings
+from saebench.generation.settings import GenerationSettings
 
 EPILOG = """\
 examples:
@@ -37,7 +37,7 @@ def declare(places: Any, command: Callable[..., argparse.ArgumentParser]) -> Non
     add("--top-p", type=float, default=usual.top_p, metavar="P", help="default: 1, every token")
     add("--seed", type=int, default=usual.seed, metavar="S", help="default: 0")
     add("--batch-size", type=int, default=usual.batch_size, metavar="B", help="default: 64")
-    add("--dtype", choices=DTYPES, default=usual.dtype, help="default: float32")
+    add("--precision", default=usual.precision, metavar="REGIME", help="default: float32")
     add("--device", help="default: the GPU where there is one")
     add("--revision", help="commit, tag or branch of a hub model")
     add("--reference", metavar="SPEC", help="data to describe beside it: a data spec as of --data")
@@ -61,10 +61,10 @@ def generate(values: argparse.Namespace) -> int:
         top_p=values.top_p,
         seed=values.seed,
         batch_size=values.batch_size,
-        dtype=values.dtype,
+        precision=values.precision,
     )
     model = LanguageModel.load(
-        values.model, revision=values.revision, dtype=values.dtype, device=values.device
+        values.model, revision=values.revision, precision=values.precision, device=values.device
     )
     resolved = settings.resolved(model.context_size)
     reference = _open_reference(values, model, resolved) if values.reference else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def declare(places: Any, command: Callable[..., argparse.ArgumentParser]) -> Non
     """Add ``label`` to the commands; ``command`` is what makes a parser for one."""
     parser = command(places, "label", label, "label texts by keyword rules or judges", EPILOG)
     add = parser.add_argument
-    add("data", metavar="DATA", help="a table: file, or hf:org/name#split")
+    add("data", metavar="DATA", help="a table: file[#column], or hf:org/name#split[:column]")
     add("--rules", metavar="FILE", help="TOML file of keyword rules")
     add(
         "--judge",
@@ -92,13 +92,15 @@ def _read(
 ) -> tuple[list[str], dict[str, list[str | None]], list[Any] | None]:
     """Texts, labels by judge, and the document of each text where several are of one."""
     from saebench.data.concept_examples import label_of
+    from saebench.data.records import read_table
 
     texts: list[str] = []
     votes: dict[str, list[str | None]] = {name: [] for name in judges}
     groups: list[Any] = []
-    for number, row in enumerate(_rows(values), start=1):
+    rows, column, _ = read_table(values.data)
+    for number, row in enumerate(rows, start=1):
         where = f"row {number} of {values.data!r}"
-        name = values.text or next((name for name in TEXTS if name in row), TEXTS[0])
+        name = values.text or column or next((name for name in TEXTS if name in row), TEXTS[0])
         for wanted in [*([name] if values.rules else []), *judges]:
             if wanted not in row:
                 raise DataError(
@@ -134,23 +136,20 @@ def _document(row: Mapping[str, Any], number: int) -> Any:
     return "row", str(number)
 
 
-def _rows(values: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    from saebench.data.records import read_table
-
-    return read_table(values.data)[0]
-
-
 def _write(values: argparse.Namespace, labels: Sequence[str | None], rules: Any) -> None:
     """The rows again, each with its label, and where they come from."""
+    from saebench.data.records import read_table
     from saebench.generation.completions_file import carry_provenance, read_provenance
     from saebench.whole_files import put
 
     how = {"rules": rules.describe()} if rules else {"judges": values.judge}
-    known = read_provenance(values.data)  # before the file may be replaced by what is made of it
+    known = read_provenance(
+        values.data.partition("#")[0]
+    )  # before the file may be replaced by what is made of it
 
     def write(place: Path) -> None:
         with place.open("x", encoding="utf-8", newline="") as handle:
-            for row, name in zip(_rows(values), labels, strict=True):
+            for row, name in zip(read_table(values.data)[0], labels, strict=True):
                 line = json.dumps({**row, values.column: name}, ensure_ascii=False, default=str)
                 handle.write(line + "\n")
 

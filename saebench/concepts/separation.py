@@ -39,6 +39,18 @@ class Separation:
         """How many columns are constant in both classes and differ between them."""
         return int(np.isinf(self.d).sum())
 
+    def take(self, which: np.ndarray) -> Separation:
+        """The columns ``which[m]`` (bool) or by number."""
+        return Separation(
+            self.d[which],
+            self.auroc[which],
+            self.rate1[which],
+            self.rate0[which],
+            self.firings[which],
+            self.n1,
+            self.n0,
+        )
+
     def eligible(self, min_firings: int) -> np.ndarray:
         """``[m]`` bool: which columns fire on enough rows, in both classes together, to win a maximum."""
         return self.firings >= min_firings
@@ -91,7 +103,7 @@ def magnitude(share: np.ndarray, n1: np.ndarray, n: int) -> np.ndarray:
     return np.where(left <= ROUNDING, np.inf, d)
 
 
-def factor(n1: np.ndarray, n: int) -> np.ndarray:
+def factor(n1: np.ndarray, n: int | np.ndarray) -> np.ndarray:
     """``c[b]`` in ``d² = c · share / (1 − share)``."""
     return (n - 2) * n / (n1 * (n - n1))
 

@@ -7,13 +7,18 @@ import heapq
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from saebench.data.documents import Documents, HubDocuments, LocalDocuments, open_documents
+from saebench.data.documents import (
+    GENERATED_IDS,
+    HubDocuments,
+    LocalDocuments,
+    open_documents,
+)
 from saebench.data.labelled import kind_of
 from saebench.data.tables import TABLES, listed, read_rows, readable, wanted
-from saebench.errors import DataError
+from saebench.errors import ConfigError, DataError
 from saebench.protocols import Concept
 
 MAX_LABEL = 200  # characters: what is longer is no name of a class
@@ -36,9 +41,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The examples drawn from one spec, and what it is; ``n_rows`` counts all that it has."""
+    """The examples drawn from one spec, and what it is; ``n_rows`` counts all that it has.
+
+    ``text`` is the column that they are from.
+    """
 
     spec: str
+    text: str
     examples: tuple[Example, ...]
     n_rows: int
     source: Mapping[str, Any]
@@ -84,6 +93,20 @@ class Columns:
             tuple(optional),
         )
 
+    def reading(self, column: str | None, spec: str) -> Columns:
+        """The same with the text in ``column``, which a spec names (``data.jsonl#completion``)."""
+        if column in (None, GENERATED_IDS, self.text):
+            return self
+        if self.text != Concept.text:
+            raise ConfigError(
+                f"the text of {spec!r}",
+                f"column {column!r} by the data, and {self.text!r} by text = of the concept",
+                "Name it in one place.",
+            )
+        names = tuple(column if name == self.text else name for name in self.names)
+        optional = tuple(name for name in self.optional if name != column)
+        return replace(self, text=str(column), names=names, optional=optional)
+
 
 def draw(spec: str, columns: Columns, limit: int, seed: int) -> Drawn:
     """At most ``limit`` rows of a spec, chosen by what they hold and ``seed``, not by where they stand.
@@ -93,6 +116,8 @@ def draw(spec: str, columns: Columns, limit: int, seed: int) -> Drawn:
     hub) on a missing column, a value that is no text or label, and where there is no row.
     """
     source = open_documents(spec)
+    assert isinstance(source, HubDocuments | LocalDocuments)
+    columns = columns.reading(source.column, spec)
     n_rows = 0
 
     def keyed() -> Iterator[tuple[bytes, str, Example]]:
@@ -107,10 +132,12 @@ def draw(spec: str, columns: Columns, limit: int, seed: int) -> Drawn:
     chosen = heapq.nsmallest(limit, keyed(), key=lambda item: item[:2])
     if not chosen:
         raise DataError(f"examples in {spec!r}", "no row at all", "Check the file.")
-    return Drawn(spec, tuple(item[2] for item in chosen), n_rows, source.describe())
+    return Drawn(spec, columns.text, tuple(item[2] for item in chosen), n_rows, source.describe())
 
 
-def _rows(source: Documents, columns: Columns, spec: str) -> Iterator[Mapping[str, Any]]:
+def _rows(
+    source: HubDocuments | LocalDocuments, columns: Columns, spec: str
+) -> Iterator[Mapping[str, Any]]:
     """Every row by column."""
     names, optional = columns.names, columns.optional
     if isinstance(source, HubDocuments):
@@ -118,7 +145,6 @@ def _rows(source: Documents, columns: Columns, spec: str) -> Iterator[Mapping[st
         found = wanted(table.column_names, names=names, where=spec, optional=optional)
         yield from table.select_columns(list(found))
         return
-    assert isinstance(source, LocalDocuments)
     for path in source.paths:
         if path.suffix.lower() not in TABLES:
             raise DataError(

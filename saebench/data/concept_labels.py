@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from saebench.data.concept_examples import Columns, Example
@@ -80,7 +81,11 @@ class LabelSource:
         """The source as plain JSON values."""
         concept = self.concept
         if self.rules:
-            return {"kind": "rules", "file": concept.rules, "rules": self.rules.describe()}
+            return {
+                "kind": "rules",
+                "file": Path(concept.rules).name,
+                "rules": self.rules.describe(),
+            }
         if concept.judges:
             judges = list(concept.judges)
             return {"kind": "judges", "columns": judges, "consensus": concept.consensus}

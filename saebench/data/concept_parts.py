@@ -103,7 +103,7 @@ def read_part(
         facts["written_by"] = {key: written.get(key) for key in ("model", "settings", "sha256")}
     source = {
         **drawn.source,
-        "text": columns.text,
+        "text": drawn.text,
         "prompt": columns.prompt,
         "counted_part": "completion" if columns.prompt else "text",
         "n_rows": drawn.n_rows,

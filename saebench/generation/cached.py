@@ -71,7 +71,7 @@ def ensure_generated(
             + (f"; {done:,} are there" if done else ""),
             file=sys.stderr,
         )
-        model = LanguageModel.open(located, precision=settings.dtype, device=device)
+        model = LanguageModel.open(located, precision=settings.precision, device=device)
         return write(Sampler(model, settings), folder).folder
 
 

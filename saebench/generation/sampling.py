@@ -39,11 +39,11 @@ class Sampler:
         self.name = model.id or type(model.model).__name__
         self.start_id, self.eos_id = start_and_end(model.tokenizer, model.vocab_size, self.name)
         precision = str(model.regime.precision)
-        if precision != settings.dtype:
+        if precision != settings.precision:
             raise ModelError(
-                f"generation in {settings.dtype}",
+                f"generation in {settings.precision}",
                 f"the model is in memory in {precision}",
-                "Load the model in the precision of the settings, or say dtype in the settings",
+                "Load the model in the precision of the settings, or say precision in the settings",
             )
         self._check_cache()
 

@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from saebench.errors import ConfigError, ModelError
-from saebench.precision import FLOATS as DTYPES
 from saebench.precision import parse_precision
 
-__all__ = ["DTYPES", "GenerationSettings"]
 
 DEFAULT_LENGTH = 128
 SEED_LIMIT = 2**63
@@ -23,7 +21,7 @@ class GenerationSettings:
     ``tokens`` is the exact number of sampled tokens; the start token of each sequence is not counted.
     ``length`` is that of a sequence with its start token; None takes the model's context or 128,
     whichever is smaller. ``top_p`` keeps the smallest set of tokens that holds this much probability;
-    1 keeps all. ``batch_size`` sequences are sampled together. ``dtype`` is the precision that the model
+    1 keeps all. ``batch_size`` sequences are sampled together. ``precision`` is the one that the model
     runs in (:mod:`saebench.precision`), kept under its canonical name.
 
     Raises :class:`ConfigError` for a value that means nothing.
@@ -35,7 +33,7 @@ class GenerationSettings:
     top_p: float = 1.0
     seed: int = 0
     batch_size: int = 64
-    dtype: str = "float32"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be sampled."""
@@ -51,9 +49,9 @@ class GenerationSettings:
         if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
             raise _wrong("top_p", self.top_p, "a number above 0 and at most 1; 1 keeps every token")
         try:
-            object.__setattr__(self, "dtype", str(parse_precision(self.dtype)))
+            object.__setattr__(self, "precision", str(parse_precision(self.precision)))
         except ConfigError as error:
-            asked = f"generation setting dtype = {self.dtype!r}"
+            asked = f"generation setting precision = {self.precision!r}"
             raise ConfigError(asked, error.found, error.next_step) from error
 
     def resolved(self, context_size: int | None) -> GenerationSettings:

@@ -79,6 +79,7 @@ class LabelTable:
         )
         self.counts: Floats = counts.astype(np.float64)
         inverse = inverse.reshape(-1)
+        self._profile = inverse
         self._order = np.argsort(inverse, kind="stable")
         self._starts = np.searchsorted(inverse[self._order], np.arange(len(self.profiles)))
         self.unit = "texts" if groups is None else "documents"
@@ -100,9 +101,16 @@ class LabelTable:
             return Figure(None, n, reason=undefined)
         with np.errstate(invalid="ignore", divide="ignore"):
             parts = [statistic(weights * where) for weights in self._resamples()]
-        found = interval(np.concatenate(parts), unit=self.unit)
+        samples = np.concatenate(parts)
+        if (samples == samples[0]).all():  # a bound of no width would promise too much
+            return Figure(value, n, how="no interval: every resample gives the same")
+        found = interval(samples, unit=self.unit)
         how = found.how or f"no interval: {found.reason}"
         return Figure(value, n, found.low, found.high, how)
+
+    def n_groups(self, where: npt.NDArray[np.bool_]) -> int:
+        """How many groups have a text of the profiles that ``where[p]`` marks."""
+        return len(np.unique(self._group[where[self._profile]]))
 
     def _resamples(self, seed: int = 0) -> Iterator[Floats]:
         """Weights ``[b, p]`` of the profiles in resamples of the groups, some resamples at a time."""

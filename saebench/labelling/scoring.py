@@ -61,9 +61,9 @@ class Scores:
 def score(labels: Labels, judge: Labels, groups: Sequence[Any] | None = None) -> Scores:
     """Precision, recall and F1 of ``labels`` by class, where ``judge`` says what is right.
 
-    Intervals of shares are Wilson's, where ``groups`` names documents they resample these; those of F1
-    always resample. Texts without the judge's label are left out. Raises :class:`DataError` where the
-    two are of different numbers of texts.
+    Intervals of shares are Wilson's; where ``groups`` names documents they resample these (at 0 and 1
+    they are Wilson's with a trial per document). Those of F1 always resample. Texts without the judge's
+    label are left out. Raises :class:`DataError` where the two are of different numbers of texts.
     """
     table = LabelTable({"labels": labels, "judge": judge}, groups)
     mine, theirs = table.profiles.T
@@ -104,5 +104,9 @@ def _share(table: LabelTable, part: np.ndarray, whole: np.ndarray, empty: str) -
     if table.unit == "texts":
         found = wilson(hits, n)
         return Figure(hits / n, n, found.low, found.high, found.how)
+    if hits in (0, n):  # no resample differs; as many trials as documents is the cautious count
+        n_groups = table.n_groups(whole)
+        found = wilson(n_groups * (hits > 0), n_groups)
+        return Figure(hits / n, n, found.low, found.high, found.how.replace("trials", "documents"))
     statistic: Statistic = lambda weights: (weights @ (part & whole)) / (weights @ whole)  # noqa: E731
     return table.figure(statistic, whole, empty)

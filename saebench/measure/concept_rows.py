@@ -51,8 +51,9 @@ class ConceptRows:
 
     def labels(self, split: Split) -> np.ndarray:
         """``[n]`` bool: which texts of a split are of the positive class."""
-        names = np.array(split.text.classes)
-        return names[split.text.labels] == self.opened.positive
+        return (
+            split.text.labels == 1
+        )  # the second class of every split, whatever it is called there
 
 
 def rows_of(run: Run, concept: str, calibration: Calibration) -> ConceptRows:

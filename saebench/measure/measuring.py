@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from saebench.config import Config, SAESpec
 from saebench.errors import OutputError
 from saebench.measure import (
+    concepts,
     cv_probing,
     fake_features,
     main_pass,
@@ -40,6 +41,7 @@ BY_SUITE = {
 # the same, of parts about a checkpoint under a variant of its model, or on a concept
 CASES_BY_SUITE = {
     "portability": CasePart("portability", portability.identity, portability.PortabilityJob),
+    "concepts": CasePart("concepts", concepts.identity, concepts.ConceptsJob),
     "cv_probing": CasePart("cv_probing", cv_probing.identity, cv_probing.CvProbingJob),
     "steering": CasePart("steering", steering.identity, steering.SteeringJob),
 }

@@ -23,6 +23,7 @@ from saebench.measure.portability_variants import (
 )
 from saebench.measure.progress import watched
 from saebench.measure.run import SEED, Run, Target
+from saebench.metrics.definitions import definition
 from saebench.metrics.portability import results
 from saebench.metrics.portability.results import PREFIX, Found
 from saebench.models import LanguageModel
@@ -227,8 +228,6 @@ PREDICTED = (
 
 def missing(names: Sequence[str], reason: str) -> dict[str, Measurement]:
     """Metrics of portability, by their names without its prefix, that have no value."""
-    from saebench.metrics.definitions import definition
-
     metrics = [definition(PREFIX + name).metric for name in names]
     return {metric: Measurement(metric, None, reason=reason) for metric in metrics}
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from saebench.gates import Verdict
 from saebench.record import Record
-from saebench.report import cv_probing, escape, portability, steering
+from saebench.report import concepts, cv_probing, escape, portability, steering
 from saebench.report.digits import count
 from saebench.report.results import all_rows, headline_rows
 from saebench.report.table import markdown_table
 
 VARIANTS = "portability"  # the part that is about variants; the others are about concepts
 PARTS: Mapping[str, tuple[str, Callable[[Record], str]]] = {
+    "concepts": ("Latents", concepts.section),
     "cv_probing": ("Probes", cv_probing.section),
     "steering": ("Steering", steering.section),
 }

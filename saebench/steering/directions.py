@@ -38,7 +38,7 @@ def code_difference(codes: sparse.csr_array, positive: np.ndarray) -> np.ndarray
 
 
 def best_latent(separation: Separation, min_firings: int) -> int:
-    """The latent that tells the classes apart best by Cohen's d, of either sign, among those that fire on enough texts.
+    """The latent with the Cohen's d furthest from 0 among those that fire on ``min_firings`` texts.
 
     Raises :class:`DataError` where there is none.
     """

@@ -117,6 +117,16 @@ class TestLabels:
             opened(rows(), judges=judges)
 
 
+def test_a_spec_may_name_the_column_of_the_text(opened, write):
+    items = [{"completion": row["text"], "text": "zero", "label": row["label"]} for row in rows()]
+    path = write(items)
+    by_spec = opened(f"{path}#completion", held_out=0)
+    assert by_spec.digest == opened(path, text="completion", held_out=0).digest
+    assert by_spec.train.describe()["data"]["text"] == "completion"
+    with pytest.raises(ConfigError, match="'completion' by the data, and 'label' by text ="):
+        opened(f"{path}#completion", text="label")
+
+
 class TestControl:
     def test_controls_are_labelled_by_their_column(self, opened, write, rules):
         main = [{"text": f"{w} {v}"} for w in ("one", "nine") for v in WORDS[3:8]]

@@ -121,8 +121,11 @@ class TestHeldOut:
             held = held_out_share(groups, np.zeros(len(groups), dtype=int), 0.5, seed)
             assert held[large].sum() == 40
 
-    def test_every_text_is_held_out_as_often_as_the_share(self):
+    @pytest.mark.parametrize("share", [0.25, 0.5])
+    def test_every_text_is_held_out_as_often_as_the_share(self, share):
         groups = [f"g{i}" for i in range(20)]
         labels = np.arange(20) % 2
-        often = np.mean([held_out_share(groups, labels, 0.5, seed) for seed in range(400)], axis=0)
-        assert abs(often - 0.5).max() < 0.12
+        often = np.mean(
+            [held_out_share(groups, labels, share, seed) for seed in range(400)], axis=0
+        )
+        assert abs(often - share).max() < 0.12

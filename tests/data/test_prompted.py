@@ -57,6 +57,8 @@ class TestPrompts:
             True,
             False,
         ]  # special ones do not count
+        (found,) = after_prompts(Reader(full, 8), ["one"], [f"{BOS} two"])
+        assert found.row.ids.tolist() == [10, 1, 10, 2]  # one that the model wrote is its own
         (found,) = after_prompts(Reader(full, 8, mask="none"), ["one"], ["two <eos>"])
         assert found.row.counted.tolist() == [False, False, True, True]
 

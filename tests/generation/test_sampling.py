@@ -204,7 +204,7 @@ def test_a_tokenizer_that_cannot_start_is_refused(tokenizer, said):
 def test_a_model_in_another_precision_and_a_long_length_are_refused():
     model = tiny_with_tokens("gpt2")
     with pytest.raises(ModelError, match="in memory in float32"):
-        Sampler(model, GenerationSettings(dtype="bfloat16"))
+        Sampler(model, GenerationSettings(precision="bfloat16"))
     with pytest.raises(ModelError, match="context"):
         Sampler(model, GenerationSettings(length=CONTEXT + 1))
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from saebench.errors import ConfigError, ModelError
-from saebench.generation.settings import DTYPES, GenerationSettings
+from saebench.generation.settings import GenerationSettings
+from saebench.precision import FLOATS
 
 
 def test_json_makes_the_same_settings_again():
@@ -29,7 +30,7 @@ def test_json_makes_the_same_settings_again():
         {"seed": -1},
         {"seed": 2**63},
         {"batch_size": 0},
-        {"dtype": "int3"},
+        {"precision": "int3"},
     ],
 )
 def test_a_setting_that_cannot_be_sampled_is_refused(wrong):
@@ -49,9 +50,9 @@ def test_a_length_beyond_the_context_is_refused():
 
 
 def test_precisions_are_those_of_models():
-    assert GenerationSettings(dtype="bf16").dtype == "bfloat16"
-    assert GenerationSettings(dtype="nf4+bf16+double").dtype == "nf4+double+bfloat16"
-    assert all(GenerationSettings(dtype=name).dtype == name for name in DTYPES)
+    assert GenerationSettings(precision="bf16").precision == "bfloat16"
+    assert GenerationSettings(precision="nf4+bf16+double").precision == "nf4+double+bfloat16"
+    assert all(GenerationSettings(precision=name).precision == name for name in FLOATS)
 
 
 def test_settings_are_read_without_torch():

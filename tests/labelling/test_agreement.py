@@ -82,6 +82,18 @@ def test_fleiss_kappa_takes_the_texts_that_all_label():
     }
 
 
+def test_texts_that_somebody_left_out_widen_no_interval():
+    judges = made(missing=0.3)
+    rows = [row for row in zip(*judges.values(), strict=True) if None not in row]
+    complete = {
+        name: list(labels) for name, labels in zip(judges, zip(*rows, strict=True), strict=True)
+    }
+    with_gaps, without = agreement(judges).fleiss, agreement(complete).fleiss
+    assert with_gaps.value == pytest.approx(without.value)
+    assert with_gaps.low == pytest.approx(without.low, abs=0.03)
+    assert with_gaps.high == pytest.approx(without.high, abs=0.03)
+
+
 def test_two_judges_of_equal_margins_have_one_kappa():
     judges = {"a": list("aabbab") * 5, "b": list("abbaab") * 5}
     found = agreement(judges)

@@ -74,6 +74,7 @@ class TestMatching:
         assert first.label("of course, sorry") == "yes"
         # the earliest of all words of a class, not of the first that is written
         assert first.label("here is what I can't do, of course, sorry") == "yes"
+        assert first.label("I can't, here is why, sorry") == "no"
         tie = rules(("a", {"any": ["one"]}), ("b", {"phrases": ["one two"]}), first=True)
         assert tie.label("one two") is None
 

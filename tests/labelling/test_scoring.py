@@ -60,6 +60,22 @@ def test_documents_are_resampled_where_texts_are_of_some():
     assert found.recall.high - found.recall.low == pytest.approx(width, rel=0.1)
 
 
+def test_a_share_of_1_has_no_more_trials_than_documents():
+    found = score(
+        ["a"] * 40 + ["b"] * 40, ["a"] * 40 + ["b"] * 40, groups=[i // 10 for i in range(80)]
+    )
+    precision = found.by_class["a"].precision
+    expected = wilson(4, 4)
+    assert (precision.low, precision.high) == (expected.low, 1.0)
+    assert precision.how == "Wilson, 95%, 4 documents"
+    never = score(["a"] * 4, ["b"] * 4, groups=list("ddee")).by_class["b"].recall
+    assert (never.value, never.low, never.high) == (0.0, 0.0, wilson(0, 2).high)
+    # and what resampling cannot vary gets no bounds of no width
+    many = score(list("ab") * 100, list("ab") * 100).by_class["a"].f1
+    assert (many.value, many.low, many.high) == (1.0, None, None)
+    assert "every resample gives the same" in many.how
+
+
 def test_a_class_that_is_never_given_or_never_right_has_a_reason():
     found = score(["a", "a", None], ["a", "b", "b"])
     assert found.by_class["b"].precision.value is None

@@ -160,3 +160,14 @@ def test_the_intercept_is_not_penalised():
     train, test = np.arange(1, N), np.array([0])
     found = decide_many(scaled(x, train, test), labels[None, train], 1e-9)
     np.testing.assert_allclose(found, np.log(3 / 36), atol=1e-4)
+
+
+def test_rows_of_very_different_size_do_not_throw_newtons_method_off():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(N, 5)) * 10.0 ** rng.normal(size=(N, 1))
+    labels = rng.random((50, N)) < 0.3
+    labels[:, 0], labels[:, 1] = True, False
+    found = decide_many(Design(rows, rows, 5), labels, 1.0)
+    for one, given in zip(labels, found, strict=True):
+        model = LogisticRegression(tol=1e-10, max_iter=100_000).fit(rows, one)
+        np.testing.assert_allclose(given, model.decision_function(rows), rtol=1e-3, atol=1e-3)

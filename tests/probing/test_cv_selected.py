@@ -40,7 +40,7 @@ def l1_fit(x, y, c):
     """Weights and intercept by proximal gradient steps, the intercept unpenalised."""
     weights, bias = np.zeros(x.shape[1]), 0.0
     pace = 4 / (c * (np.linalg.norm(x, 2) ** 2 + len(x)))
-    for _ in range(20_000):
+    for _ in range(4000):
         error = 1 / (1 + np.exp(-(x @ weights + bias))) - y
         weights = weights - pace * c * (x.T @ error)
         weights = np.sign(weights) * np.maximum(np.abs(weights) - pace, 0)

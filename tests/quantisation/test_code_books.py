@@ -31,7 +31,6 @@ def test_nf4_has_quantiles_of_the_normal_distribution_in_equal_steps():
     book = nf4().double()
     p = norm.cdf(book.numpy() * norm.ppf(0.9677083))
     assert book[7] == 0
-    assert (p[8:] - p[7:-1]).ptp() if hasattr(p, "ptp") else True
     assert torch.tensor(p[7:]).diff().std() < 1e-6
     assert torch.tensor(p[:8]).diff().std() < 1e-6
     assert book[0] == -1

@@ -6,6 +6,7 @@ number of counted tokens. Nothing here imports torch.
 """
 
 from saebench.metrics.catalogue.baselines import BASELINES
+from saebench.metrics.catalogue.concepts import CONCEPTS
 from saebench.metrics.catalogue.cv_probing import CV_PROBING
 from saebench.metrics.catalogue.definition import Definition
 from saebench.metrics.catalogue.fake_features import FAKE_FEATURES
@@ -24,12 +25,14 @@ FAMILIES = {  # by the part of a run that measures them
     "seeds": SEEDS,
     "fake_features": FAKE_FEATURES,
     "portability": PORTABILITY,
+    "concepts": CONCEPTS,
     "cv_probing": CV_PROBING,
     "steering": STEERING,
 }
 
 __all__ = [
     "BASELINES",
+    "CONCEPTS",
     "CV_PROBING",
     "FAKE_FEATURES",
     "FAMILIES",
