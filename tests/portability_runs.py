@@ -102,10 +102,10 @@ def values(record: Record) -> dict[str, float]:
 
 
 def nudge(model: torch.nn.Module) -> None:
-    """A fine-tune of a few steps: every weight of the embedding moves a little."""
-    weight = model.model.embed_tokens.weight
-    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(7))
-    weight += 0.1 * noise
+    """A fine-tune of a few steps: embedding and unembedding move a little."""
+    for seed, (layer, size) in enumerate(((model.model.embed_tokens, 0.1), (model.lm_head, 0.02))):
+        noise = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(7 + seed))
+        layer.weight += size * noise
 
 
 def saved(sae: SAE, folder: Path) -> Path:

@@ -223,6 +223,52 @@ def test_latents_that_never_fire_often_enough_give_a_reason(world, concept):
     assert "lower min_firings" in record.get("concept_d_max").reason
 
 
+def spoiled(monkeypatch, spoil) -> None:
+    """Let ``spoil`` at the training rows before anything is made of them."""
+
+    def rows(*args):
+        found = rows_of(*args)
+        spoil(found.train)
+        return found
+
+    monkeypatch.setattr(concepts, "rows_of", rows)
+
+
+def test_codes_that_are_not_finite_name_the_remedy_and_spare_the_other_checkpoint(
+    world, concept, monkeypatch
+):
+    def spoil(train):
+        assert train.subjects["good"].latents.nnz  # which puts the batches together
+        train.subjects["good"]._codes[0].data[0] = np.inf
+
+    spoiled(monkeypatch, spoil)
+    found = measured(prepared(world, concept))
+    assert "float16 ends at 65,504" in found["good/upper"].get("concept_d_max").reason
+    assert numbers(found["bad/upper"])["d_max"] is not None
+
+
+def test_activations_that_are_not_finite_cost_their_own_numbers_alone(world, concept, monkeypatch):
+    def spoil(train):
+        (site,) = train.sites.values()
+        site._x[2, 3] = np.nan
+
+    spoiled(monkeypatch, spoil)
+    record = measured(prepared(world, concept, saes=("good",)))["good/upper"]
+    assert "float16" in record.get("concept_d_max_activations").reason
+    assert "float16" in record.get("concept_d_held_out_mean_difference").reason
+    assert numbers(record)["d_max"] is not None
+    assert "Activations: finite values" in section(record)
+
+
+def test_held_out_texts_with_a_class_of_one_cost_what_needs_them(world, concept):
+    held = write_texts(world.folder / "held.jsonl", n=8, seed=4, positive=7)
+    record = measured(prepared(world, replace(concept, held_out=held), saes=("good",)))
+    found = record["good/upper"]
+    assert "1 of 'upper'" in found.get("concept_d_held_out").reason
+    assert "1 of 'upper'" in found.get("concept_behaviour_minus_control").reason
+    assert found.get("concept_d_control").value is not None
+
+
 def test_documents_trade_labels_whole(world):
     path = write_texts(world.folder / "documents.jsonl", documents=24)
     record = measured(prepared(world, Concept("upper", path), saes=("good",)))["good/upper"]

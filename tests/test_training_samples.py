@@ -20,7 +20,7 @@ from saebench.loading import load_sae
 from saebench.measure.training_samples import training_of, without_memory
 from saebench.record import Measurement
 from saebench.sae import Fact, SAEConfig
-from saebench.train import save_checkpoint, train_recipes
+from saebench.train import Recipe, save_checkpoint, train, train_recipes
 from tests.small_runs import random_sae
 
 FAILED = 1
@@ -144,6 +144,26 @@ def test_the_trainer_counts_different_activations_and_says_where_they_are_too_fe
     assert trap.provenance["tokens"] == 500 * SAMPLES
     assert trap.provenance["data"]["text_digest"] == trap.stream("train.jsonl").digest
     assert "only 38 different activations" in trap.printed
+
+
+def test_sequences_that_are_held_out_are_no_training_samples(trap, tmp_path):
+    """Without a text of its own the first sequence of the training text is held out."""
+    recipe = Recipe(
+        model=str(trap.path("model")),
+        data=str(trap.path("train.jsonl")),
+        site=SITE,
+        context_size=LENGTH,
+        heldout_tokens=LENGTH - 1,
+        d_sae=24,
+        k=4,
+        tokens=5 * SAMPLES,
+        batch_size=SAMPLES,
+        device="cpu",
+    )
+    stated = train(recipe, progress=False).provenance
+    assert stated["training_samples"] == stated["data"]["samples"] == SAMPLES // 2
+    few = train(replace(recipe, tokens=7, batch_size=7), progress=False).provenance
+    assert few["training_samples"] == 7
 
 
 def test_the_samples_are_learnt_by_heart_and_other_text_is_not_known(trap, on_training_text):

@@ -175,13 +175,16 @@ def merge_options(
         changes["variants"] = parse_variants(variants, place)
     if concepts:
         changes["concepts"] = parse_concepts(concepts, place)
-    values = [("seeds", matching, "--match"), ("fake_features", fake, "--fake")]
+    values: list[tuple[str, Sequence[str], str]] = [
+        ("seeds", matching, "--match"),
+        ("fake_features", fake, "--fake"),
+    ]
     values += [("probing", probe, "--probe"), *_of_suites(protocols)]
     changes |= _protocols(config, groups, tasks, values, place)
     rules = _gate_options(gates)
     changes["overrides"] = {**config.overrides, **rules}
     merged = replace(config, **changes)
-    needed = {
+    needed: dict[str, tuple[str, ...]] = {
         f"the gate on {metric}": (suite_of(metric),) for metric, rule in rules.items() if rule
     }
     said = {"--group": groups, "--task": tasks, "--variant": variants, "--concept": concepts}
@@ -199,7 +202,7 @@ def merge_options(
 
 def _of_suites(texts: Sequence[str]) -> list[tuple[str, Sequence[str], str]]:
     """Each ``steering.mode=clamp`` as the suite, the rest, and the option it came by."""
-    found = []
+    found: list[tuple[str, Sequence[str], str]] = []
     for text in texts:
         suite, dot, rest = text.partition(".")
         if not dot or suite not in (*PROTOCOLS, "probing"):
@@ -267,11 +270,8 @@ def _models(
     if not how:
         return {}
     first = parse_model({**_kept(config.model, drop=()), **how}, place)
-    others = tuple(
-        replace(spec, precision=first.precision) if "precision" in how else spec
-        for spec in config.others
-    )
-    return {"model": first, "others": others}
+    again = {"precision": first.precision} if "precision" in how else {}
+    return {"model": first, "others": tuple(replace(spec, **again) for spec in config.others)}
 
 
 def gates_for(

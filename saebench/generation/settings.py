@@ -9,7 +9,6 @@ from typing import Any
 from saebench.errors import ConfigError, ModelError
 from saebench.precision import parse_precision
 
-
 DEFAULT_LENGTH = 128
 SEED_LIMIT = 2**63
 

@@ -19,6 +19,7 @@ from saebench.measure.progress import watched
 from saebench.measure.run import SEED, Run
 from saebench.models import LanguageModel
 from saebench.passes import Calibration, PassRequest, Stack, Subject, SubjectView, run_pass
+from saebench.passes.requests import SubjectObserver
 from saebench.protocols import Pooling
 
 SPLITS = ("train", "held_out", "control")
@@ -112,7 +113,9 @@ def _read(
         {subject.name: PeakCodes(n_texts, subject.sae.cfg.d_sae) for subject in subjects},
         {name: PooledSubject(n_texts, pool, reconstruction=False) for name in controls},
     )
-    observers = {name: [item, found.peaks[name]] for name, item in found.subjects.items()}
+    observers: dict[str, list[SubjectObserver]] = {
+        name: [item, found.peaks[name]] for name, item in found.subjects.items()
+    }
     observers |= {controls[name].name: [item] for name, item in found.controls.items()}
     request = PassRequest(
         [*subjects, *controls.values()],

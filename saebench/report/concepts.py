@@ -13,6 +13,7 @@ from saebench.report.table import markdown_grid
 
 PART = "concepts"
 SPLITS = {"train": "Training", "held_out": "Held out", "control": "Control"}
+LEVEL = 0.05  # p above it is called chance
 SIDE = 120  # characters on either side of a token in an example
 
 
@@ -23,9 +24,35 @@ def section(record: Record) -> str:
     if not latents:
         reason = found.get("reason")
         return f"Not measured: {escape.markdown_text(reason)}" if reason else ""
-    parts = [_intro(found), _splits(latents), _counts(latents), _chosen(found)]
-    parts += [_control(found), _halves(mapping(found.get("halves"))), _top(found), _examples(found)]
+    parts = [_verdict(found), _intro(found), _splits(latents), _counts(latents), _chosen(found)]
+    parts += [
+        _control(record, found),
+        _halves(mapping(found.get("halves"))),
+        _top(found),
+        _examples(found),
+    ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _verdict(found: Mapping[str, Any]) -> str:
+    """Whether a latent tells the classes apart, and whether it still does on other texts, in plain words."""
+    latents = mapping(found.get("latents"))
+    d = mapping(mapping(mapping(latents.get("splits")).get("train")).get("d_max"))
+    p, least = d.get("p"), mapping(mapping(latents.get("splits")).get("train")).get("smallest_p")
+    if not isinstance(p, int | float):
+        return ""
+    size = f"largest |d| {_decimals(d.get('observed'))}, p = {number_or_dash(p)}"
+    if isinstance(least, int | float) and least > LEVEL:
+        return f"**Verdict.** There are too few texts for p to fall below {number_or_dash(least)} ({size})."
+    if p > LEVEL:
+        return f"**Verdict.** No latent tells the classes apart better than chance ({size})."
+    held = mapping(mapping(latents.get("chosen")).get("held_out"))
+    low = held.get("d_low")
+    said = f"**Verdict.** Some latent tells the classes apart better than chance ({size})"
+    if not isinstance(low, int | float):
+        return f"{said}; whether the best one holds on other texts was not measured."
+    holds = "and the best one does so" if low > 0 else "but the best one does not do so for sure"
+    return f"{said}, {holds} on held-out texts (d = {_scored(held, 'd')})."
 
 
 def _intro(found: Mapping[str, Any]) -> str:
@@ -94,9 +121,9 @@ def _counts(latents: Mapping[str, Any]) -> str:
         f"discovery rate of {percent} % {_count(found.get('n'))} differ between the classes, each by its own "
         f"permutations. No p here can be below {number_or_dash(train.get('smallest_p'))}."
     ]
-    if infinite := sum(int(mapping(side).get("n_infinite") or 0) for side in splits.values()):
+    if infinite := train.get("n_infinite"):
         lines.append(
-            f"{count(infinite)} latents are constant in each class and differ between them; their d is "
+            f"{_count(infinite)} latents are constant in each class and differ between them; their d is "
             "infinite, and they count in no maximum."
         )
     missing = mapping(latents.get("reasons"))
@@ -149,16 +176,25 @@ def _chosen(found: Mapping[str, Any]) -> str:
     )
 
 
-def _control(found: Mapping[str, Any]) -> str:
+def _control(record: Record, found: Mapping[str, Any]) -> str:
     """Whether the chosen latent follows the behaviour or the input, in a sentence."""
     chosen = mapping(mapping(found.get("latents")).get("chosen"))
     held, control = mapping(chosen.get("held_out")), mapping(chosen.get("control"))
     d, other = held.get("d"), control.get("d")
-    if not isinstance(d, int | float) or not isinstance(other, int | float):
+    gap = record.get("concept_behaviour_minus_control")
+    if not isinstance(d, int | float) or not isinstance(other, int | float) or gap is None:
         return ""
+    ends = {"gap": gap.value, "gap_low": gap.low, "gap_high": gap.high}
+    follows = ""
+    if gap.low is not None and gap.high is not None:
+        follows = (
+            "the behaviour" if gap.low > 0 else "the input" if gap.high < 0 else "neither for sure"
+        )
+        follows = f": it follows {follows}"
     return (
         f"Does it follow the behaviour or the input? d is {_decimals(d)} where the behaviour varies and "
-        f"{_decimals(other)} on controls, where the inputs vary alike and the behaviour does not."
+        f"{_decimals(other)} on controls, where the inputs vary alike and the behaviour does not; the "
+        f"difference of sizes is {_scored(ends, 'gap')}{follows}."
     )
 
 
