@@ -14,7 +14,7 @@ from saebench.config import Config
 from saebench.config.schema import DataSpec, ModelSpec, SAESpec
 from saebench.measure.cases import Case
 from saebench.measure.jobs import run_jobs
-from saebench.measure.portability import PortabilityJob
+from saebench.measure.portability.job import PortabilityJob
 from saebench.measure.run import Run, prepare
 from saebench.protocols import PortabilityProtocol, Variant
 from saebench.record import Measurement, Record

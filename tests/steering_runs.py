@@ -19,7 +19,7 @@ from saebench.config.schema import DataSpec, ModelSpec, SAESpec
 from saebench.measure import Run, prepare
 from saebench.measure.cases import Case
 from saebench.measure.jobs import run_jobs
-from saebench.measure.steering import SteeringJob
+from saebench.measure.steering.job import SteeringJob
 from saebench.models import LanguageModel
 from saebench.protocols import Concept, ConceptsProtocol, SteeringProtocol
 from saebench.record import Record

@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from saebench.errors import ConfigError
 from saebench.evals.portability import ModelEval, SpreadEval, VariantEval
-from saebench.measure import portability_variants
-from saebench.measure.portability import identity
+from saebench.measure.portability import variants as portability_variants
+from saebench.measure.portability.job import identity
 from saebench.models import LanguageModel
 from saebench.passes import (
     Calibration,

@@ -12,12 +12,13 @@ from saebench.generation.completions import complete
 from saebench.labelling import load_rules
 from saebench.measure import steering as part
 from saebench.measure.cases import CasePart
-from saebench.measure.steering import PART, SteeringJob, _single, identity
-from saebench.measure.steering_prompts import prompts_of
+from saebench.measure.steering.job import PART, SteeringJob, _single, identity
+from saebench.measure.steering.prompts import prompts_of
 from saebench.metrics.catalogue.steering import STEERING
 from saebench.models.steered import steered
 from saebench.passes import Reading, Subject
 from saebench.sites import parse_site
+from saebench.steering.directions import random_directions
 from saebench.steering.interventions import Add
 from saebench.steering.outcomes import label_outcomes
 from saebench.steering.teacher_forced import Text, cross_entropy
@@ -174,6 +175,22 @@ def test_all_controls_have_been_run(record):
     assert f"latent {PLANTED}" not in latents
 
 
+def test_a_control_is_a_random_direction_as_long_as_the_latents(run, record):
+    model, prompts = run.models[0], prompts_of(run, "upper").ids
+    size = record.details[PART]["scale"]["value"]
+    direction = random_directions(WIDTH, 1, seed=0)[0]
+    found = []
+    for alpha in (-2, 2):
+        logits = []
+        for ids in prompts:
+            with torch.no_grad(), steered(model, SITE, lambda h, a=alpha: h + a * size * direction):
+                logits.append(model.model(input_ids=torch.tensor([ids])).logits[0, -1])
+        shares = torch.stack(logits).softmax(-1)
+        found.append(float((shares[:, HALF:].sum(1) / shares[:, 2:HALF].sum(1)).log().mean()))
+    control = record.details[PART]["controls"]["logit_difference/random"]["controls"][0]
+    assert control == pytest.approx((found[1] - found[0]) / 4, rel=1e-3)
+
+
 # --- invariance ------------------------------------------------------------------------------------
 
 
@@ -239,6 +256,8 @@ def test_steering_completions_alone_leaves_the_first_token(world):
     found = few(world, positions="completion")
     assert "only tokens after the first" in found.get("steer_logit_slope").reason
     assert value(found, "steer_slope") is not None
+    for example in found.details[PART]["examples"]:
+        assert len({row["text"].split()[0] for row in example["completions"]}) == 1
     assert value(few(world, positions="prompt"), "steer_logit_slope") is not None
 
 
@@ -279,6 +298,8 @@ def test_without_rules_labels_are_not_read_and_the_rest_is(world):
     ("options", "reason"),
     [
         ({"latent": 24}, "latents 0 to 23"),
+        ({"alphas": (1.0,)}, "two that differ"),
+        ({"alphas": (0.0, 1.0, 1.0)}, "none may be there twice"),
         ({"mode": "clamp", "direction": "mean_difference"}, "only a latent has a code"),
         ({"prompts": "no/such.jsonl"}, "no file or folder"),
         ({"max_new_tokens": 31}, "Lower max_new_tokens"),

@@ -324,3 +324,8 @@ def test_text_of_another_column_or_commit_is_other_text():
         stream = stream_from_ids([[5, 6, 7]]).named("a.jsonl", source)
         found = without_memory(fve(), config(training_samples=3, data=named), stream)
         assert (found["fve@1"].value is None) == withheld, source
+
+
+def test_text_that_nobody_names_is_not_taken_for_the_same():
+    assert without_memory(fve(), config(training_samples=3, data={"epochs": 1}), TEXT) == fve()
+    assert without_memory(fve(), config(training_samples=3), TEXT) == fve()

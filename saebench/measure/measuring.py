@@ -140,9 +140,17 @@ def case_parts(config: Config) -> list[CasePart]:
 
 
 def missing_cases(run: Run, cases: Cases) -> dict[str, list[Case]]:
-    """The cases without a record, by suite."""
+    """The cases without a record, by suite.
+
+    One that holds no value at all was prevented by something (memory, a package): it is tried again.
+    """
+
+    def lacks(key: str) -> bool:
+        record = run.store.read(key)
+        return record is None or all(m.value is None for m in record.measurements.values())
+
     found = {
-        suite: [case for case in every if run.store.read(by_name[case.name]) is None]
+        suite: [case for case in every if lacks(by_name[case.name])]
         for suite, (every, by_name) in cases.items()
     }
     return {suite: missing for suite, missing in found.items() if missing}

@@ -60,6 +60,12 @@ def test_documents_of_different_sizes_are_compared_by_d_and_not_by_sums():
     assert found.d_max.p == pytest.approx(p)
     own = [np.mean([one[j] >= d[j] - 1e-9 for one in maxima]) for j in range(5)]
     np.testing.assert_allclose(found.p, own, atol=1e-12)
+    ranked = [
+        max(abs(roc_auc_score(one[documents], column) - 0.5) for column in x.T)
+        for one in every_arrangement(8, 3)
+    ]
+    away = max(abs(roc_auc_score(labels, column) - 0.5) for column in x.T)
+    assert found.auroc_max.p == pytest.approx(np.mean([one >= away - 1e-9 for one in ranked]))
 
 
 def test_random_arrangements_agree_with_all_of_them():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from saebench.steering import permutation
 from saebench.steering.dose_response import (
     homogeneity,
     homogeneity_within,
@@ -70,10 +71,10 @@ def test_denominators_are_those_of_all_fractions():
     for rate in (0.0, 1.0, 0.5, 0.333, 0.647):
         expected = [
             n
-            for n in range(1, 61)
+            for n in range(1, 256)
             if any(abs(k / n - rate) <= 0.0005 + 1e-12 for k in range(n + 1))
         ]
-        assert denominators(rate, most=60) == expected
+        assert denominators(rate) == expected
     assert denominators(0.33, decimals=2, most=8) == [3, 6]
 
 
@@ -128,6 +129,23 @@ def test_drawing_counts_the_observed_arrangement():
     assert found.p == pytest.approx(1 / 100)
     assert found.test.how == "99 permutations within prompts"
     assert found.test.smallest == pytest.approx(1 / 100)
+
+
+def test_drawing_agrees_with_all_arrangements_where_high_strengths_are_missing(monkeypatch):
+    """Prompts with high outcomes lack the high strengths: the mean under permutation is not 0."""
+    values = normal(4) / 2
+    values[:2] += 3
+    values[:2, 4:] = np.nan
+    weights = np.asarray(ALPHAS)
+    monkeypatch.setattr(permutation, "MOST_SUMS", 10**9)
+    values = np.round(values)  # few different sums
+    exact = linear_p(weights, values)
+    assert exact.how.startswith("all")
+    monkeypatch.setattr(permutation, "MOST_SUMS", 0)
+    found = linear_p(weights, values, draws=20_000)
+    assert found.how.startswith("20,000")
+    assert found.p == pytest.approx(exact.p, abs=0.02)
+    assert 0.05 < exact.p < 0.95
 
 
 def test_a_perfect_dose_response_is_found():

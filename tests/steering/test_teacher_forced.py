@@ -8,7 +8,7 @@ from saebench.models.steered import at_positions, steered
 from saebench.steering import teacher_forced
 from saebench.steering.interventions import Add, Clamp
 from saebench.steering.outcomes import ClassTokens
-from saebench.steering.teacher_forced import Text, compare, cross_entropy
+from saebench.steering.teacher_forced import Text, compare, cross_entropy, mean_norm
 from tests.small_runs import random_sae
 from tests.tiny_models import TINY_MODELS, VOCAB, WIDTH, shared_model, tiny_model
 
@@ -62,6 +62,19 @@ def test_adding_nothing_is_the_clean_run_to_the_bit():
     clean, found = compare(model, SITE, texts(), CHANGES, tokens=TOKENS, batch_size=2)
     assert np.array_equal(found["none"].logit_difference, clean)
     assert np.nanmax(np.abs(found["none"].kl)) == 0
+    assert found["none"].same.all()
+    assert not found["up"].same.any()
+
+
+def test_the_mean_norm_is_over_tokens_but_the_first_of_each_text():
+    model, some = shared_model("gemma2"), texts()
+    norms = []
+    for text in some:
+        ids = torch.tensor([[*text.prompt, *text.completion]])
+        norms += model.prefix(ids, None, [SITE]).at(SITE)[0, 1:].norm(dim=-1).tolist()
+    for batch_size in (1, 3):
+        found = mean_norm(model, SITE, some, batch_size=batch_size)
+        assert found == pytest.approx(np.mean(norms), rel=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])

@@ -16,7 +16,7 @@ from saebench.concepts import Columns, Separation, separate
 from saebench.errors import SaebenchError
 from saebench.measure.cases import Case, reason_of
 from saebench.measure.concept_rows import ConceptRows, Split, read_rows, rows_of
-from saebench.measure.portability_pass import OpenVariant, PairedPass, missing
+from saebench.measure.portability.paired_pass import OpenVariant, PairedPass, missing
 from saebench.measure.run import Run
 from saebench.metrics.definitions import definition
 from saebench.metrics.portability.results import PREFIX, Found

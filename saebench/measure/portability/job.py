@@ -15,10 +15,10 @@ import torch
 from saebench.errors import ModelError
 from saebench.measure.cases import Case, make_case_record, not_measured, reason_of
 from saebench.measure.jobs import Pass
-from saebench.measure.portability_concepts import Rows, add_concepts
-from saebench.measure.portability_concepts import identity as concepts_identity
-from saebench.measure.portability_pass import OpenVariant, PairedPass
-from saebench.measure.portability_variants import (
+from saebench.measure.portability.paired_pass import OpenVariant, PairedPass
+from saebench.measure.portability.separation import Rows, add_concepts
+from saebench.measure.portability.separation import identity as concepts_identity
+from saebench.measure.portability.variants import (
     FoundVariant,
     Refusal,
     find_variant,
@@ -26,7 +26,7 @@ from saebench.measure.portability_variants import (
     open_variant,
     too_large,
 )
-from saebench.measure.portability_variants import identity as variant_identity
+from saebench.measure.portability.variants import identity as variant_identity
 from saebench.measure.run import Run, Target
 from saebench.metrics.definitions import definition
 from saebench.metrics.portability.results import PREFIX, Found

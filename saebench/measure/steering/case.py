@@ -12,8 +12,8 @@ import numpy as np
 from saebench.generation.completions import Completion, complete
 from saebench.labelling import Rules
 from saebench.measure.progress import counted
-from saebench.measure.steering_plan import Plan
-from saebench.measure.steering_prompts import Prompts
+from saebench.measure.steering.plan import Plan
+from saebench.measure.steering.prompts import Prompts
 from saebench.models import LanguageModel
 from saebench.models.steered import Change, steered
 from saebench.steering.outcomes import ClassTokens, label_outcomes

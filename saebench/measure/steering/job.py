@@ -14,9 +14,9 @@ from saebench.measure.cases import Case, make_case_record, not_measured, reason_
 from saebench.measure.concept_rows import pool_of, rows_of
 from saebench.measure.jobs import Pass, calls
 from saebench.measure.run import Run, Target
-from saebench.measure.steering_case import CaseRun, Reader
-from saebench.measure.steering_plan import Plan, Size, direction_of
-from saebench.measure.steering_prompts import Prompts, concept_named, prompts_of
+from saebench.measure.steering.case import CaseRun, Reader
+from saebench.measure.steering.plan import Plan, Size, direction_of
+from saebench.measure.steering.prompts import Prompts, concept_named, prompts_of
 from saebench.passes import Calibration, Reading, Stack, Subject
 from saebench.passes.requests import SiteObserver, SubjectObserver
 from saebench.record import Measurement, Record

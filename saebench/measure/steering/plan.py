@@ -197,6 +197,12 @@ def direction_of(
 ) -> Direction:
     """The direction of a case; raises where the checkpoint or the protocol leaves none to steer along."""
     sae = linear_decoded(subject.sae)
+    if len(set(asked.alphas)) < max(2, len(asked.alphas)):
+        raise ConfigError(
+            f"alphas = {list(asked.alphas)} in [steering]",
+            "two that differ are the least, and none may be there twice",
+            "Name five or more: a trend needs as many.",
+        )
     if asked.mode == "clamp" and asked.direction != "latent":
         raise ConfigError(
             f'mode = "clamp" with direction = "{asked.direction}" in [steering]',

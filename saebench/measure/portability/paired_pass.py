@@ -15,7 +15,7 @@ from saebench.evals.portability import (
 )
 from saebench.measure.cases import Case
 from saebench.measure.jobs import calls
-from saebench.measure.portability_variants import (
+from saebench.measure.portability.variants import (
     FoundVariant,
     Refusal,
     place_native,
