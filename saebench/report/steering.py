@@ -184,9 +184,9 @@ def _notes(found: Mapping[str, Any]) -> str:
     same = found.get("same_at_zero")
     if same is not None:
         lines.append(
-            "At α = 0 completions and logits are those of the unsteered run, to the bit."
+            "Where nothing is added, completions and logits are those of the unsteered run, to the bit."
             if same
-            else "**At α = 0 the run differs from the unsteered one.**"
+            else "**Where nothing is added the run differs from the unsteered one.**"
         )
     for name, reason in mapping(found.get("not_measured")).items():
         words = NAMES.get(str(name), str(name))

@@ -51,7 +51,7 @@ class Clamp:
         self,
         sae: Dictionary,
         latent: int,
-        value: float,
+        value: float | None,
         *,
         along: Tensor | None = None,
         centred: bool = False,
@@ -65,7 +65,8 @@ class Clamp:
         flat = h.reshape(-1, h.shape[-1]).to(self.sae.device, self.sae.dtype)
         if self.centred:
             flat = flat - flat.mean(-1, keepdim=True)
-        missing = self.value - code_of(self.sae.codes(flat), self.latent)
+        code = code_of(self.sae.codes(flat), self.latent)
+        missing = (code if self.value is None else self.value) - code
         rows = latent_directions(self.sae, self.latent, flat)
         if self.along is not None:
             rows = rows.norm(dim=-1, keepdim=True) * self.along.to(rows)

@@ -48,8 +48,8 @@ class Sweep:
     """A sweep over ``alphas``, the run without steering (one column), and the controls.
 
     ``missing`` says of an outcome why it was not read: ``label`` or ``logit_difference``.
-    ``same_at_zero`` is whether α = 0 gave the very completions of the unsteered run, None where nothing
-    is neutral in the sweep.
+    ``same_at_zero`` is whether what adds nothing gave the very completions and logits of the unsteered
+    run; None where that was not tried.
     """
 
     alphas: tuple[float, ...]

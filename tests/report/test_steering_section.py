@@ -87,7 +87,7 @@ def test_cosine_rates_and_alpha_zero_are_listed():
     )
     assert "χ² = " in said
     assert "those of the unsteered run, to the bit" in said
-    assert "**At α = 0 the run differs" in text({**details(), "same_at_zero": False})
+    assert "**Where nothing is added the run differs" in text({**details(), "same_at_zero": False})
     assert "α = 0" not in text({**details(), "same_at_zero": None})
     assert "latent (1,234, Cohen's d 2.35 on training texts)" in said
 

@@ -20,6 +20,7 @@ from saebench.steering.outcomes import ClassTokens, label_outcomes
 from saebench.steering.sweep import Control, Outcomes, Sweep
 from saebench.steering.teacher_forced import Effect, Text, compare, cross_entropy
 
+NEUTRAL = "neutral"
 SHOWN = 2  # prompts whose completions are kept
 SHOWN_CHARS = 400
 NO_RULES = "the concept has no rules that label a completion"
@@ -101,6 +102,7 @@ class CaseRun:
         asked = self.plan.asked
         alphas = tuple(asked.alphas)
         changes = {str(alpha): self.plan.change(alpha) for alpha in alphas}
+        changes[NEUTRAL] = self.plan.neutral
         difference, effects = self._effects(changes)
         self._show(None, self.reader.unsteered)
         written = [self._written(changes[str(alpha)], alpha) for alpha in alphas]
@@ -110,10 +112,12 @@ class CaseRun:
             np.stack([effects[str(alpha)].kl for alpha in alphas], 1),
             np.stack([loss for _, loss, _ in written], 1),
         )
-        same = None
-        if asked.mode == "add" and 0.0 in alphas:
-            place = alphas.index(0.0)
-            same = written[place][2] and bool(effects[str(alphas[place])].same.all())
+        if asked.mode == "add" and 0.0 in alphas:  # written already
+            same = written[alphas.index(0.0)][2]
+        else:
+            again = self._complete(changes[NEUTRAL])
+            same = [one.ids for one in again] == [one.ids for one in self.reader.unsteered]
+        same &= bool(effects[NEUTRAL].same.all())
         return Sweep(
             alphas,
             steered_outcomes,

@@ -171,6 +171,14 @@ class Plan:
         )
 
     @property
+    def neutral(self) -> Change:
+        """What has to change nothing: adding 0 times the direction, or clamping each code to itself."""
+        if self.asked.mode == "add":
+            return self.change(0.0)
+        assert self.direction.latent is not None  # checked before
+        return Clamp(self.sae, self.direction.latent, None, centred=self.reading.centred)
+
+    @property
     def others(self) -> list[Other]:
         """The controls: random directions, and random latents that fire on training texts."""
         asked, width = self.asked, self.direction.vector.shape[0]

@@ -191,12 +191,13 @@ STEERING: tuple[Definition, ...] = (
     ),
     Definition(
         "steer_neutral_at_zero",
-        "Unsteered at α = 0",
-        "1 where α = 0 gives the completions and logits of the unsteered run to the bit, else 0",
+        "Unsteered where nothing is added",
+        "1 where adding 0 times the direction (clamped: each code set to itself) gives the completions and "
+        "logits of the unsteered run to the bit, else 0",
         "yes or no",
         "higher",
         SHARE,
-        "what differs at α = 0 is not due to the direction",
+        "what differs where nothing is added is not due to the direction",
         NO_INTERVAL,
     ),
 )
