@@ -13,8 +13,8 @@ from saebench.config import Config
 from saebench.config.schema import DataSpec, ModelSpec, SAESpec
 from saebench.measure import Run, concepts, prepare
 from saebench.measure.cases import CasePart
-from saebench.measure.concept_rows import rows_of
-from saebench.measure.concepts import ConceptsJob
+from saebench.measure.concepts.job import ConceptsJob
+from saebench.measure.concepts.rows import rows_of
 from saebench.measure.jobs import run_jobs
 from saebench.metrics.catalogue.concepts import CONCEPTS
 from saebench.protocols import Concept, ConceptsProtocol

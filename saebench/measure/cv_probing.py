@@ -12,7 +12,7 @@ from scipy import sparse
 
 from saebench.errors import ConfigError, SaebenchError
 from saebench.measure.cases import Case, make_case_record, not_measured, reason_of
-from saebench.measure.concept_rows import ConceptRows, Split, pool_of, rows_of
+from saebench.measure.concepts.rows import ConceptRows, Split, pool_of, rows_of
 from saebench.measure.jobs import Pass
 from saebench.measure.run import Run, Target, contract
 from saebench.passes import Calibration, Stack, Subject

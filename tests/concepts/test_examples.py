@@ -1,6 +1,6 @@
 """Windows of tokens: cut where tokens are, whatever a tokenizer does with spaces."""
 
-from saebench.measure.concept_examples import AFTER, BEFORE, window
+from saebench.measure.concepts.examples import AFTER, BEFORE, window
 
 
 def spaced(ids):

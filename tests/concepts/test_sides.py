@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from saebench.concepts import Exchange
 from saebench.errors import DataError
-from saebench.measure.concept_sides import Labels, Side
+from saebench.measure.concepts.sides import Labels, Side
 from saebench.protocols import ConceptsProtocol
 from tests.concepts.matrices import labels_of, naive_d, sparse_rows
 

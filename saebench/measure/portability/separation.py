@@ -15,7 +15,7 @@ import numpy as np
 from saebench.concepts import Columns, Separation, separate
 from saebench.errors import SaebenchError
 from saebench.measure.cases import Case, reason_of
-from saebench.measure.concept_rows import ConceptRows, Split, read_rows, rows_of
+from saebench.measure.concepts.rows import ConceptRows, Split, read_rows, rows_of
 from saebench.measure.portability.paired_pass import OpenVariant, PairedPass, missing
 from saebench.measure.run import Run
 from saebench.metrics.definitions import definition

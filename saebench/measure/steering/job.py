@@ -11,7 +11,7 @@ from typing import Any
 from saebench.errors import CheckpointError, SaebenchError
 from saebench.labelling import Rules, load_rules
 from saebench.measure.cases import Case, make_case_record, not_measured, reason_of
-from saebench.measure.concept_rows import pool_of, rows_of
+from saebench.measure.concepts.rows import pool_of, rows_of
 from saebench.measure.jobs import Pass, calls
 from saebench.measure.run import Run, Target
 from saebench.measure.steering.case import CaseRun, Reader

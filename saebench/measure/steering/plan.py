@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saebench.concepts import Columns, separate
 from saebench.errors import CheckpointError, ConfigError
-from saebench.measure.concept_rows import ConceptRows
+from saebench.measure.concepts.rows import ConceptRows
 from saebench.models.steered import Change
 from saebench.passes import Reading, Subject
 from saebench.protocols import SteeringProtocol

@@ -8,9 +8,9 @@ from typing import Any
 
 from saebench.errors import SaebenchError
 from saebench.measure.cases import Case, make_case_record, not_measured, reason_of
-from saebench.measure.concept_findings import TRAIN, Activations, CaseFindings, Texts
-from saebench.measure.concept_results import measurements
-from saebench.measure.concept_rows import ConceptRows, pool_of, rows_of
+from saebench.measure.concepts.findings import TRAIN, Activations, CaseFindings, Texts
+from saebench.measure.concepts.results import measurements
+from saebench.measure.concepts.rows import ConceptRows, pool_of, rows_of
 from saebench.measure.jobs import Pass
 from saebench.measure.run import Run, Target
 from saebench.passes import Calibration, Stack

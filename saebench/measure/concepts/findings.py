@@ -13,9 +13,9 @@ from saebench.concepts import Chosen, Stability, judged, stability
 from saebench.concepts.columns import Matrix
 from saebench.errors import CheckpointError, SaebenchError
 from saebench.measure.cases import reason_of
-from saebench.measure.concept_examples import Found, examples_of
-from saebench.measure.concept_rows import ConceptRows, Split
-from saebench.measure.concept_sides import Labels, Side
+from saebench.measure.concepts.examples import Found, examples_of
+from saebench.measure.concepts.rows import ConceptRows, Split
+from saebench.measure.concepts.sides import Labels, Side
 from saebench.measure.run import Run
 from saebench.passes import Stack, Subject
 from saebench.protocols import ConceptsProtocol

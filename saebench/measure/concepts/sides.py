@@ -18,7 +18,7 @@ from saebench.concepts import (
 )
 from saebench.concepts.columns import Matrix
 from saebench.errors import DataError
-from saebench.measure.concept_rows import Split
+from saebench.measure.concepts.rows import Split
 from saebench.protocols import ConceptsProtocol
 
 SMALLEST = 2  # texts of a class: one has no spread

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from saebench.concepts import behaviour_minus_control
-from saebench.measure.concept_findings import CONTROL, HELD_OUT, TOO_FEW, TRAIN, CaseFindings
+from saebench.measure.concepts.findings import CONTROL, HELD_OUT, TOO_FEW, TRAIN, CaseFindings
 from saebench.metrics.definitions import definition
 from saebench.metrics.estimates import estimate
 from saebench.record import Measurement
