@@ -11,8 +11,9 @@ import pytest
 
 from saebench.config import Config
 from saebench.config.schema import DataSpec, ModelSpec, SAESpec
-from saebench.measure import Run, concepts, prepare
+from saebench.measure import Run, prepare
 from saebench.measure.cases import CasePart
+from saebench.measure.concepts import job
 from saebench.measure.concepts.job import ConceptsJob
 from saebench.measure.concepts.rows import rows_of
 from saebench.measure.jobs import run_jobs
@@ -26,7 +27,7 @@ from tests.tiny_models import VOCAB
 
 N = 80
 ASKED = ConceptsProtocol(n_permutations=99, n_resamples=20, top_k=4, n_examples=2)
-PART = CasePart("concepts", concepts.identity, ConceptsJob)
+PART = CasePart("concepts", job.identity, ConceptsJob)
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +232,7 @@ def spoiled(monkeypatch, spoil) -> None:
         spoil(found.train)
         return found
 
-    monkeypatch.setattr(concepts, "rows_of", rows)
+    monkeypatch.setattr(job, "rows_of", rows)
 
 
 def test_codes_that_are_not_finite_name_the_remedy_and_spare_the_other_checkpoint(
