@@ -213,11 +213,19 @@ class Session:
         Raises :class:`ConfigError` where no variant or concept is named.
         """
         names = case_names(self.config, suite)
-        return {
+        found = {
             case_name(entry.name, case, about(suite)): entry
             for entry in self.entries.values()
             for case in names
         }
+        for name in found:
+            if name in self.entries or name in self.groups:
+                raise ConfigError(
+                    f"the case {name!r} of the suite {suite!r}",
+                    "a checkpoint or a group goes by that name",
+                    "Give that one another name: name = in its table.",
+                )
+        return found
 
     def gates(self, suite: str) -> list[tuple[str, Gate]]:
         """Every (checkpoint, group or case, gate) of a suite, in a fixed order."""

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 
@@ -85,6 +86,12 @@ def test_modules_stay_under_400_lines():
         if (n := len(p.read_text().splitlines())) > 400
     }
     assert not long
+
+
+def test_every_package_is_in_the_wheel():
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {".".join(p.parent.relative_to(ROOT).parts) for p in PACKAGE.rglob("__init__.py")}
+    assert found <= set(known)
 
 
 def test_layers_are_listed_once():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,11 @@ def _document(row: Mapping[str, Any], number: int) -> Any:
     return "row", str(number)
 
 
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: what is no number is nothing."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _write(values: argparse.Namespace, labels: Sequence[str | None], rules: Any) -> None:
     """The rows again, each with its label, and where they come from."""
     from saebench.data.records import read_table
@@ -150,7 +156,8 @@ def _write(values: argparse.Namespace, labels: Sequence[str | None], rules: Any)
     def write(place: Path) -> None:
         with place.open("x", encoding="utf-8", newline="") as handle:
             for row, name in zip(read_table(values.data)[0], labels, strict=True):
-                line = json.dumps({**row, values.column: name}, ensure_ascii=False, default=str)
+                plain = {key: _plain(value) for key, value in row.items()}
+                line = json.dumps({**plain, values.column: name}, ensure_ascii=False, default=str)
                 handle.write(line + "\n")
 
     put(Path(values.out), write)

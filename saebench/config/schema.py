@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -221,6 +221,9 @@ def _protocols(data: Mapping[str, Any], place: Place) -> dict[str, Any]:
         for suite, kind in PROTOCOLS.items()
         if suite in data
     }
+    if "steering" in found and found["steering"].prompts:
+        asked = found["steering"]
+        found["steering"] = replace(asked, prompts=place.data(asked.prompts))
     if "probing" in data:
         found["probing"] = parse_probing(data["probing"], place)
     return found

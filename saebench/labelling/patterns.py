@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from saebench.errors import ConfigError
 
-MAX_STEPS = 1e9  # tries of one search in the worst case: a few seconds
+MAX_STEPS = 2e8  # tries of one search in the worst case: some five seconds
 _ATOMIC = ("POSSESSIVE_REPEAT", "ATOMIC_GROUP", "ASSERT", "ASSERT_NOT")
 _CURLY = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"'})
 
@@ -130,6 +130,8 @@ def _of_part(kind: str, value: Any, n_chars: int) -> _Ways:
         body = value if kind == "ATOMIC_GROUP" else value[-1]
         found = _of_sequence(body, n_chars)
         return _Ways(1.0, 0, found.ways * found.inside)
+    if kind == "GROUPREF":  # compared character by character
+        return _Ways(float(n_chars))
     return _Ways()
 
 

@@ -1,14 +1,18 @@
 """Variants of the model, concepts, and the protocols of the suites about them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from saebench.config import load_config, merge_options
 from saebench.config.cases import parse_variants, variant_from_text
-from saebench.config.schema import Config, Place
+from saebench.config.schema import Config, Place, SAESpec
 from saebench.errors import ConfigError
 from saebench.protocols import Concept, Variant
+from saebench.session import Session
+from saebench.train import save_checkpoint
+from tests.small_runs import random_sae
 
 RUN = {"suites": ["portability", "concepts", "cv_probing", "steering"]}
 
@@ -169,3 +173,22 @@ def test_a_wrong_table_says_what_is_wrong(tmp_path, table, said):
 def test_two_variants_need_two_names(tmp_path):
     with pytest.raises(ConfigError, match="two are called"):
         parse_variants(["nf4", "nf4"], place(tmp_path))
+
+
+def test_prompts_are_relative_to_the_file_that_names_them(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "saebench.toml").write_text('[steering]\nprompts = "p.jsonl"\n')
+    config = load_config(tmp_path / "sub" / "saebench.toml", cwd=tmp_path)
+    assert config.steering.prompts == "sub/p.jsonl"
+
+
+def test_a_case_may_not_be_called_like_a_checkpoint(tmp_path):
+    saes = tuple(SAESpec(str(make_folder(tmp_path, name)), name) for name in ("a", "a@nf4"))
+    config = replace(Config(), saes=saes, suites=("portability",), variants=(Variant("nf4"),))
+    with pytest.raises(ConfigError, match="goes by that name"):
+        Session(config).gates("portability")
+
+
+def make_folder(place: Path, name: str) -> Path:
+    save_checkpoint(random_sae(), place / name)
+    return place / name
