@@ -155,7 +155,8 @@ def chance(folds: Folds) -> dict[str, Any]:
         "balanced_accuracy": math.sqrt((1 / n1 + 1 / n0) / 16),
         "auroc": math.sqrt((n1 + n0 + 1) / (12 * n1 * n0)),
     }
-    found: dict[str, Any] = {"n_positive": n1, "n_negative": n0, "unit": folds.unit}
+    unit = "texts" if folds.mixed else folds.unit
+    found: dict[str, Any] = {"n_positive": n1, "n_negative": n0, "unit": unit}
     for name, sd in sds.items():
         found[f"{name}_sd"] = sd
         found[f"{name}_range"] = [max(0.0, 0.5 - Z * sd), min(1.0, 0.5 + Z * sd)]

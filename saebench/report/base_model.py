@@ -1,4 +1,4 @@
-"""Whether a checkpoint was measured on the model that it says it was trained on."""
+"""Whether a checkpoint was measured on the model, in the precision, that it says it was trained on."""
 
 from __future__ import annotations
 
@@ -21,13 +21,33 @@ def other_model(record: Record) -> str | None:
 
     By the digest in our own provenance, where it is known and comparable: one of files and one of
     tensors tell nothing about each other. Else by the names in the files, for models from the hub:
-    what lies in a folder here may have any name.
+    what lies in a folder here may have any name. The same of another precision regime. A case says
+    itself what it was measured on.
     """
+    if record.checkpoint.get("of"):
+        return None
     trained, measured = _trained_on(record), record.model
     same = _same_digest(trained, measured)
     if same is None:
         return _by_name(record)
-    return None if same else _differs(_named(trained), _named(measured))
+    return _other_regime(trained, measured) if same else _differs(_named(trained), _named(measured))
+
+
+def _other_regime(trained: Mapping[str, Any], measured: Mapping[str, Any]) -> str | None:
+    """That one model was run in two precision regimes, or None."""
+    before, now = regime(trained), regime(measured)
+    if not before or not now or before == now:
+        return None
+    return (
+        "measured in another precision than it was trained in: "
+        f"trained in {terminal(before)}, measured in {terminal(now)}"
+    )
+
+
+def regime(model: Mapping[str, Any]) -> str:
+    """The precision regime of a model's identity, empty where none is recorded."""
+    precision = model.get("precision")
+    return str(precision.get("regime") or "") if isinstance(precision, Mapping) else ""
 
 
 def _differs(trained: str, measured: str) -> str:

@@ -68,14 +68,18 @@ def card_body(
     """What goes between the markers."""
     one = len(records) == 1
     parts = [NOTICE]
+    # a limit on a case is one on its checkpoint
+    of_each = {record.name: _of_all(record, cases, verdicts) for record in records}
     if one:
-        parts += [_summary(records[0], verdicts), *_checkpoint(records[0], verdicts, images, "##")]
+        parts += [_summary(records[0], of_each[records[0].name])]
+        parts += _checkpoint(records[0], verdicts, images, "##")
         parts += case_sections(records[0], cases, verdicts, "##")
     else:
-        parts += [_set_summary(records, verdicts), "## Comparison", _comparison(records, verdicts)]
+        parts += [_set_summary(of_each, verdicts), "## Comparison", _comparison(records, of_each)]
         parts += escape.pictures(images)
         for record in records:
-            parts += [f"## {escape.markdown_text(record.name)}", _summary(record, verdicts)]
+            summary = _summary(record, of_each[record.name])
+            parts += [f"## {escape.markdown_text(record.name)}", summary]
             parts += _checkpoint(record, verdicts, {}, "###")
             parts += case_sections(record, cases, verdicts, "###")
     if groups:
@@ -122,15 +126,20 @@ def _summary(record: Record, verdicts: Sequence[Verdict]) -> str:
             bounds = f" {interval}" if interval else ""
             found.append(f"{escape.markdown_text(label(record, metric))} **{value}**{bounds}")
     numbers = f" Measured: {', '.join(found)}." if found else ""
-    return f"{what}{numbers} {_verdict(of(record, verdicts))}"
+    return f"{what}{numbers} {_verdict(verdicts)}"
 
 
-def _set_summary(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
-    failing = {v.name for v in verdicts if not v.passed}
-    clean = sum(record.name not in failing for record in records)
+def _of_all(record: Record, cases: Sequence[Record], verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts on a checkpoint and on its cases."""
+    own = [case for case in cases if case.checkpoint.get("of") == record.name]
+    return [verdict for one in (record, *own) for verdict in of(one, verdicts)]
+
+
+def _set_summary(of_each: Mapping[str, Sequence[Verdict]], verdicts: Sequence[Verdict]) -> str:
+    clean = sum(all(verdict.passed for verdict in own) for own in of_each.values())
     verb = "meets" if clean == 1 else "meet"
-    gates = f" {clean} of {count(len(records))} {verb} every limit." if verdicts else ""
-    return f"{count(len(records))} checkpoints, measured side by side.{gates} {_verdict(verdicts)}"
+    gates = f" {clean} of {count(len(of_each))} {verb} every limit." if verdicts else ""
+    return f"{count(len(of_each))} checkpoints, measured side by side.{gates} {_verdict(verdicts)}"
 
 
 def _verdict(verdicts: Sequence[Verdict]) -> str:
@@ -138,14 +147,14 @@ def _verdict(verdicts: Sequence[Verdict]) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _comparison(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
+def _comparison(records: Sequence[Record], of_each: Mapping[str, Sequence[Verdict]]) -> str:
     """Metrics by checkpoints; the other way round when there are many checkpoints."""
     metrics = [name for name in COMPARED if any(record.get(name) for record in records)]
     header = ["", *(escape.markdown_cell(_label(records, name)) for name in metrics), "Verdict"]
     grid = [header]
     for record in records:
         cells = [_compared(record, name) for name in metrics]
-        status = worst(of(record, verdicts))
+        status = worst(of_each[record.name])
         grid.append([escape.code_span(record.name, cell=True), *cells, _word(status)])
     if len(records) <= WIDEST:
         grid = [list(column) for column in zip(*grid, strict=True)]

@@ -9,6 +9,7 @@ from typing import Any
 from saebench.gates import Verdict
 from saebench.record import Record
 from saebench.report import escape
+from saebench.report.base_model import regime
 from saebench.report.digits import count, number
 from saebench.report.front_matter import loads_in_saelens
 from saebench.report.parts import fake_features, probing
@@ -221,10 +222,22 @@ def measured_on(record: Record) -> str:
     models = [record.model, *record.model.get("others", ())]
     names = [escape.code_span(portable(m.get("id") or "unnamed model")) for m in models]
     model = " and ".join(names)
-    dtype = record.model.get("dtype")
-    regime = f" in {escape.markdown_text(dtype)}" if dtype else ""
+    said = regime(record.model) or record.model.get("dtype")
+    how = f" in {escape.markdown_text(said)}" if said else ""
+    run_by = record.model.get("precision")
+    backend = run_by.get("backend") if isinstance(run_by, Mapping) else None
+    if backend not in (None, "torch"):
+        how += f" (run by {escape.markdown_text(backend)})"
+    if sae_dtype := _other_sae_dtype(record):
+        how += f", the checkpoint in {escape.markdown_text(sae_dtype)}"
     spec = escape.code_span(portable(data.get("spec") or "unnamed data"))
-    return f"Measured on {spec}: {size}, {tokens}, through {model}{regime}."
+    return f"Measured on {spec}: {size}, {tokens}, through {model}{how}."
+
+
+def _other_sae_dtype(record: Record) -> str:
+    """The precision of the checkpoint's own products where it is not the usual one."""
+    said = str(record.policy.get("sae_dtype") or "float32")
+    return "" if said == "float32" else said
 
 
 def _saelens(record: Record) -> list[str]:
