@@ -11,10 +11,9 @@ from saebench.report import escape
 from saebench.report.base_model import other_model
 from saebench.report.digits import count
 from saebench.report.places import portable, portable_command, reference
-from saebench.report.results import documents, not_evaluated, tokens_counted
+from saebench.report.results import NAMED, documents, not_evaluated, tokens_counted
 from saebench.report.table import markdown_grid
 
-NAMED = 4  # measurements without a value that are named one by one
 MASKS = {
     "special": "positions that hold a special token (BOS, EOS, padding) are not counted",
     "bos": "positions that hold the BOS token, and padding, are not counted",

@@ -160,7 +160,7 @@ def _overview_row(record: Record) -> list[str]:
     asked = mapping(found.get("variant"))
     name = escape.code_span(record.checkpoint.get("case"), cell=True)
     how = escape.markdown_cell(regime.get("regime") or asked.get("precision"))
-    backend = escape.markdown_cell(regime.get("backend"))
+    backend = escape.markdown_cell(regime.get("backend") or "–")
     if regime.get("emulated"):
         backend += ", emulated"
     if reason := found.get("not_portable") or found.get("failed"):
@@ -184,7 +184,7 @@ def _regimes(record: Record, found: Mapping[str, Any]) -> str:
     text = (
         f"Reference {escape.code_span(reference.get('id'))} in {escape.markdown_text(before)}; variant "
         f"{escape.code_span(record.model.get('id'))} in {escape.markdown_text(regime.get('regime', '–'))}, "
-        f"run by {escape.markdown_text(regime.get('backend', '–'))}"
+        f"run by {escape.markdown_text(regime.get('backend') or '–')}"
     )
     why = f": {escape.markdown_text(regime['why'])}" if regime.get("why") else ""
     return f"{text} (emulated{why})." if regime.get("emulated") else f"{text}{why}."

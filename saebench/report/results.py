@@ -108,6 +108,7 @@ BESIDE: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
 }
 
+NAMED = 4  # measurements without a value that are named one by one
 WORST_FIRST = (Status.FAIL, Status.NOT_EVALUABLE, Status.WAIVED, Status.PASS)
 WORDS = {
     Status.PASS: "pass",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from saebench.gates import Gate, Status, Verdict, parse_limit
+from saebench.metrics.catalogue import FAMILIES
 from saebench.record import Measurement
 from saebench.report.base_model import other_model
 from saebench.report.card import card_body
@@ -82,3 +83,14 @@ def test_cases_are_stored_with_a_report(tmp_path):
     content = dump_report([record("a")], [], "saebench run", (), [case("a@nf4")])
     (tmp_path / "report.json").write_bytes(content)
     assert load_report(tmp_path).cases == (case("a@nf4"),)
+
+
+def test_what_many_lack_for_one_reason_is_not_listed_again():
+    metrics = [item.metric for item in FAMILIES["portability"]]
+    reason = "not portable: 128 against 64"
+    empty = {name: Measurement(name, None, reason=reason) for name in metrics}
+    bare = replace(case("a@narrow"), measurements=empty)
+    text = body([record("a")], [bare], [])
+    assert text.count(reason) == 1  # under limitations
+    few = replace(bare, measurements=dict(list(empty.items())[:3]))
+    assert body([record("a")], [few], []).count(reason) > 3
