@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from saebench.config import Config, SAESpec, configured_gates
+from saebench.measure.cases import Case, identified
 from saebench.measure.fake_features_texts import Plan
 from saebench.measure.main_pass import PREDICTIONS, level
 from saebench.measure.measuring import case_parts, missing_cases, missing_targets, parts
@@ -52,10 +53,7 @@ def plan(
     lines += further(run, lacking)
     every = {part.suite: (part.cases(run), part.keys(run)) for part in case_parts(config)}
     missing_of = missing_cases(run, every)
-    for suite, (cases, _) in every.items():
-        left = len(missing_of.get(suite, ()))
-        names = ", ".join(dict.fromkeys(case.case for case in cases))
-        lines.append(f"{suite:<12} {len(cases)} cases ({names}), {left} to measure")
+    lines += in_cases(run, missing_of)
     if not missing:
         others = (
             "only those on other texts" if lacking or missing_of else "none: every record is there"
@@ -76,7 +74,10 @@ def plan(
     parameters = sum(weight.numel() for m in run.models for weight in m.model.parameters())
     device = run.models[0].device
     seconds = work(subjects, parameters, n_tokens, predictions) / machine_speed(device)
-    return "\n".join([*lines, f"estimate     about {shown(seconds)} for the matrix products"])
+    of_it = "" if not missing_of else " of the pass over the run's own text alone"
+    return "\n".join(
+        [*lines, f"estimate     about {shown(seconds)} for the matrix products{of_it}"]
+    )
 
 
 def further(run: Run, lacking: Mapping[str, Sequence[Target]]) -> list[str]:
@@ -94,6 +95,53 @@ def further(run: Run, lacking: Mapping[str, Sequence[Target]]) -> list[str]:
             f"probes       for {len(targets)} checkpoints: {len(run.tasks)} tasks, {texts:,} texts"
         )
     return lines
+
+
+def in_cases(run: Run, missing: Mapping[str, Sequence[Case]]) -> list[str]:
+    """The cases of each suite, what is read for those to measure, and what stands in the way of others."""
+    lines = []
+    for part in case_parts(run.config):
+        cases, left = part.cases(run), missing.get(part.suite, ())
+        names = ", ".join(dict.fromkeys(case.case for case in cases))
+        lines.append(f"{part.suite:<12} {len(cases)} cases ({names}), {len(left)} to measure")
+        found = {case.case: identified(run, case, part.suite, part.identity) for case in left}
+        bad = {name: said["failed"] for name, said in found.items() if "failed" in said}
+        lines += [f"             {name} cannot be measured: {why}" for name, why in bad.items()]
+        good = [name for name in found if name not in bad]
+        if good:
+            lines.append(f"             {_reading(run, part.suite, good)}")
+    return lines
+
+
+def _reading(run: Run, suite: str, names: Sequence[str]) -> str:
+    """What the cases of a suite take beside the pass over the run's own text, in words."""
+    if suite == "portability":
+        return (
+            f"the text again through the model and {len(names)} variants, with their continuations"
+        )
+    texts = sum(_texts(run, name) for name in names)
+    if suite == "steering":
+        asked = run.config.steering
+        swept, ends = len(asked.alphas) + 1, 2 * (asked.n_random + asked.n_latents)
+        return (
+            f"for each checkpoint {swept + ends} completions of up to {asked.max_new_tokens} tokens of "
+            f"up to {asked.n_prompts} prompts"
+        )
+    how = ""
+    if suite == "cv_probing":
+        asked_cv = run.config.cross_validation
+        how = (
+            f"; for each checkpoint {asked_cv.folds} × {asked_cv.repeats} fits and up to "
+            f"{asked_cv.n_permutations:,} shuffles of 5 arms"
+        )
+    return f"{texts:,} texts{how}"
+
+
+def _texts(run: Run, concept: str) -> int:
+    """How many texts all splits of a concept have."""
+    opened = run.concept(concept)
+    splits = (opened.train, opened.held_out, opened.control)
+    return sum(len(split.labels) for split in splits if split is not None)
 
 
 def where(cfg: SAEConfig) -> str:

@@ -83,7 +83,7 @@ def label(values: argparse.Namespace) -> int:
     labels = rules.label_all(texts) if rules else consensus(votes, values.consensus or "majority")
     _write(values, labels, rules)
     name = "rules" if rules else "consensus"
-    print("\n".join(summary(labels, votes, groups, name=name)))
+    print("\n".join(summary(labels, votes, groups, name=name, consensus=rules is None)))
     print(f"{len(labels):,} rows with a column {values.column}: {values.out}")
     return 0
 

@@ -21,22 +21,26 @@ def summary(
     groups: Sequence[Any] | None = None,
     *,
     name: str = "labels",
+    consensus: bool = False,
 ) -> list[str]:
     """A table of the labels' classes, then one of agreement and scores for each of the other judges.
 
-    Intervals resample texts, or their documents where ``groups`` names that of each.
+    Labels that are the ``consensus`` of the judges are no judge of their own. Intervals resample texts, or their documents where ``groups`` names that of each.
     """
     lines = class_counts(labels)
     if not judges:
         return lines
-    found = agreement({name: labels, **judges}, groups)
+    everyone = judges if consensus else {name: labels, **judges}
+    found = agreement(everyone, groups)
     lines += ["", *_row("judges", "texts", "equal", "Cohen's κ"), *_rule(4)]
     for pair in found.pairs:
         lines += _row(
             f"{pair.first}, {pair.second}", f"{pair.raw.n:,}", shown(pair.raw), shown(pair.kappa)
         )
-    if len(judges) > 1:
+    if len(everyone) > 2:
         lines += ["", f"Fleiss' κ of all, {found.fleiss.n:,} texts: {shown(found.fleiss)}"]
+    if consensus:
+        return lines
     for judge, others in judges.items():
         lines += ["", *_scores(name, judge, score(labels, others, groups))]
     return lines

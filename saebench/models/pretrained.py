@@ -76,6 +76,12 @@ def locate(ref: str | Path, *, revision: str | None = None) -> Located:
     ModelError : not found, not reachable, or no causal language model that transformers knows.
     """
     local = bool(str(ref)) and not str(ref).startswith("hf:") and Path(ref).expanduser().is_dir()
+    if local and revision is not None:
+        fail(
+            f"revision {revision!r} of the language model {str(ref)!r}",
+            "a folder here, which has no revisions",
+            "Leave it out, or name the model as on the hub (org/name).",
+        )
     if local:
         root, commit = Path(ref).expanduser(), None
     else:
