@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -105,12 +106,18 @@ def in_cases(run: Run, missing: Mapping[str, Sequence[Case]]) -> list[str]:
         names = ", ".join(dict.fromkeys(case.case for case in cases))
         lines.append(f"{part.suite:<12} {len(cases)} cases ({names}), {len(left)} to measure")
         found = {case.case: identified(run, case, part.suite, part.identity) for case in left}
-        bad = {name: said["failed"] for name, said in found.items() if "failed" in said}
+        bad = {name: why for name, said in found.items() if (why := _failed(said))}
         lines += [f"             {name} cannot be measured: {why}" for name, why in bad.items()]
         good = [name for name in found if name not in bad]
         if good:
             lines.append(f"             {_reading(run, part.suite, good)}")
     return lines
+
+
+def _failed(said: Mapping[str, Any]) -> str:
+    """Why a case cannot be identified, wherever its identity says so; empty where it can."""
+    inner = (_failed(value) for value in said.values() if isinstance(value, Mapping))
+    return str(said.get("failed") or next((why for why in inner if why), ""))
 
 
 def _reading(run: Run, suite: str, names: Sequence[str]) -> str:
