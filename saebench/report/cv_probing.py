@@ -137,10 +137,10 @@ def _few(arms: Mapping[str, Any]) -> str:
     table = markdown_grid(header, rows, right=range(len(header)))
     shuffled = mapping(mapping(mapping(arms.get("latents")).get("k_sparse_shuffled")).get("1"))
     p = mapping(shuffled.get("auroc")).get("p")
-    single = f" For the single best latent p is {number_or_dash(p)}." if p is not None else ""
+    single = f" For the single best latent, p is {number_or_dash(p)}." if p is not None else ""
     return (
-        "Probes on the k latents (or dimensions) whose class means differ most on the training rows of "
-        f"each fold:{single}\n\n{table}"
+        "These probes see only the k latents (or dimensions) whose class means differ most on the training "
+        f"rows of each fold.{single}\n\n{table}"
     )
 
 

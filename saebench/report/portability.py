@@ -8,6 +8,14 @@ from typing import Any
 from saebench.record import Record
 from saebench.report import escape
 from saebench.report.digits import count, estimate, number_or_dash
+from saebench.report.published import (
+    LOSS,
+    SURVIVING,
+    TOP_K,
+    expected,
+    is_reference,
+    set_against,
+)
 from saebench.report.stored import mapping
 from saebench.report.table import markdown_grid
 
@@ -17,10 +25,7 @@ OVERVIEW = (
     *("Variant", "Regime", "Run by", "FVE", "FVE drop", "Alive shift", "Survival", "KL"),
     *("By the rule", "Equivalence"),
 )
-# Published on other models: something to read a number against, not a limit.
-TOP_K = "published for a bf16 SAE on an NF4 model: 0.89"
-SURVIVING = "published for 6-bit rounding: 0.51 to 0.62"
-LOSS = "published for 4-bit models: a rise of 2 to 3 %"
+L0_LIMIT = 0.1  # a convention: how far thresholds may let L0 move before the table says so
 QUANTILES = ("0.05", "0.25", "0.5", "0.75", "0.95")
 
 
@@ -34,9 +39,9 @@ def section(record: Record) -> str:
     if reason := found.get("failed"):
         return f"**Not measured.** {_sentence(str(reason))}"
     table = markdown_grid(HEADER, _rows(record, found), right=(2, 3, 4))
-    parts = [_regimes(record, found), table, verdict(record)]
-    parts += [text for text in (_concepts(found), _latents(found)) if text]
-    return "\n\n".join(parts)
+    parts = [_regimes(record, found), table, verdict(record), _transfer(record, found)]
+    parts += [_concepts(found), _latents(found)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def overview(records: Sequence[Record]) -> str:
@@ -88,70 +93,80 @@ def _tested(record: Record, tested: Mapping[str, Any]) -> str:
     )
 
 
+def _transfer(record: Record, found: Mapping[str, Any]) -> str:
+    """How a checkpoint trained on the variant fares there; empty where none was named."""
+    if not (named := mapping(found.get("variant")).get("sae")):
+        return ""
+    native = record.get("port_fve_native")
+    if native is None or native.value is None:
+        return f"No transfer gap: {_sentence(str((native and native.reason) or 'not measured'))}"
+    return (
+        f"The SAE trained on the variant, {escape.code_span(named)}, has an FVE of "
+        f"{_value(record, 'fve_native')} there; the transfer gap, FVE of this one less FVE of that one, is "
+        f"{_value(record, 'transfer_gap')}."
+    )
+
+
 def _rows(record: Record, found: Mapping[str, Any]) -> list[list[str]]:
     protocol = mapping(found.get("protocol"))
     latents = mapping(found.get("latents"))
     rule = _detail(record, "portable")
-    over = rule.get("exceeded") or ()
     judged = {
-        name: "–" if not rule else "**over**" if name in over else "within"
+        name: "–" if not rule else "**over**" if name in (rule.get("exceeded") or ()) else "within"
         for name in ("fve_drop", "alive_shift")
     }
     ratio = _detail(record, "l0_ratio").get("fixed_by_k")
-    l0 = (
-        f"k = {count(ratio)} fixes it" if isinstance(ratio, int) else "thresholds decide it: near 1"
-    )
+    l0 = f"thresholds decide it: moves by at most {_percent(L0_LIMIT)}"
+    if fixed := isinstance(ratio, int):
+        l0 = f"k = {count(ratio)} fixes it"
     k = protocol.get("top_k", "k")
     eligible = f"{_count(latents.get('surviving'))} of {_count(latents.get('eligible'))} followed"
     cut = number_or_dash(protocol.get("survival"))
+    codes = f"r of codes per token {_value(record, 'sample_correlation')}"
+    before, moved = _number(record, "ce_reference"), _number(record, "ce_shift")
+    rise = moved / before if before and moved is not None else None
     return [
         [
-            "FVE",
-            f"falls by at most {_percent(protocol.get('fve_drop'))} of itself",
+            *("FVE", f"falls by at most {_percent(protocol.get('fve_drop'))} of itself"),
             *_values(record, "fve_reference", "fve_variant"),
-            _relative(record, "fve_drop", -1),
-            judged["fve_drop"],
+            *(_relative(record, "fve_drop", -1), judged["fve_drop"]),
         ],
         [
-            "Alive latents",
-            f"move by at most {_percent(protocol.get('alive_shift'))}",
+            *("Alive latents", f"move by at most {_percent(protocol.get('alive_shift'))}"),
             *_values(record, "alive_reference", "alive_variant"),
-            _relative(record, "alive_shift"),
-            judged["alive_shift"],
+            *(_relative(record, "alive_shift"), judged["alive_shift"]),
         ],
         [
-            "L0",
-            l0,
-            *_values(record, "l0_reference", "l0_variant"),
-            f"× {_value(record, 'l0_ratio')}",
-            "says nothing" if isinstance(ratio, int) else "–",
+            *("L0", l0, *_values(record, "l0_reference", "l0_variant")),
+            *(f"× {_value(record, 'l0_ratio')}", "says nothing" if fixed else _l0(record)),
         ],
         [
-            "Activation drift",
-            "less than the SAE misses anyway",
-            *("–", "–", _value(record, "drift")),
-            _against_error(record),
+            *("Activation drift", "less than the SAE misses anyway"),
+            *("–", "–", _value(record, "drift"), _against_error(record)),
         ],
         [
-            f"Surviving latents (r ≥ {cut})",
-            SURVIVING,
+            *(f"Surviving latents (r ≥ {cut})", expected(record, SURVIVING)),
             *("–", "–", _value(record, "survival")),
-            eligible,
+            set_against(record, SURVIVING, _number(record, "survival"), eligible),
         ],
         [
-            f"Top-{escape.markdown_text(k)} agreement",
-            TOP_K,
+            *(f"Top-{escape.markdown_text(k)} agreement", expected(record, TOP_K)),
             *("–", "–", _value(record, "top_k_agreement")),
-            f"r of codes per token {_value(record, 'sample_correlation')}",
+            set_against(record, TOP_K, _number(record, "top_k_agreement"), codes),
         ],
         [
-            "CE of the model",
-            LOSS,
+            *("CE of the model", expected(record, LOSS)),
             *_values(record, "ce_reference", "ce_variant"),
-            _value(record, "ce_shift"),
-            f"KL {_value(record, 'kl')}",
+            _value(record, "ce_shift") + (f" nats, {_signed(rise)} %" if rise is not None else ""),
+            set_against(record, LOSS, rise, f"KL {_value(record, 'kl')}"),
         ],
     ]
+
+
+def _l0(record: Record) -> str:
+    if (ratio := _number(record, "l0_ratio")) is None:
+        return "–"
+    return "within" if 1 - L0_LIMIT <= ratio <= 1 + L0_LIMIT else "**moved**"
 
 
 def _overview_row(record: Record) -> list[str]:
@@ -168,11 +183,12 @@ def _overview_row(record: Record) -> list[str]:
         said = escape.markdown_cell(str(reason).removeprefix("not portable: "))
         return [name, how, backend, "–", "–", "–", "–", "–", word, said]
     rule, tested = (_detail(record, one).get("verdict", "–") for one in ("portable", "equivalent"))
+    same = " (identical to the reference)" if is_reference(record) else ""
     return [
         *(name, how, backend, _point(record, "fve_variant")),
         *(_percent_of(record, "fve_drop"), _percent_of(record, "alive_shift")),
         *(_point(record, "survival"), _point(record, "kl")),
-        *(escape.markdown_cell(rule), escape.markdown_cell(tested)),
+        *(escape.markdown_cell(rule) + same, escape.markdown_cell(tested)),
     ]
 
 
@@ -187,7 +203,10 @@ def _regimes(record: Record, found: Mapping[str, Any]) -> str:
         f"run by {escape.markdown_text(regime.get('backend') or '–')}"
     )
     why = f": {escape.markdown_text(regime['why'])}" if regime.get("why") else ""
-    return f"{text} (emulated{why})." if regime.get("emulated") else f"{text}{why}."
+    text += f" (emulated{why})." if regime.get("emulated") else f"{why}."
+    if is_reference(record):
+        text += " It is **identical to the reference**, so that its zeros say nothing."
+    return text
 
 
 def _concepts(found: Mapping[str, Any]) -> str:
@@ -258,6 +277,11 @@ def _point(record: Record, name: str) -> str:
     return "–" if found is None else estimate(found)[0]
 
 
+def _number(record: Record, name: str) -> float | None:
+    found = record.get(f"port_{name}")
+    return None if found is None else found.value
+
+
 def _value(record: Record, name: str) -> str:
     """The number with its interval."""
     found = record.get(f"port_{name}")
@@ -277,8 +301,8 @@ def _relative(record: Record, name: str, sign: int = 1) -> str:
 
 
 def _percent_of(record: Record, name: str) -> str:
-    found = record.get(f"port_{name}")
-    return "–" if found is None or found.value is None else f"{_signed(found.value)} %"
+    share = _number(record, name)
+    return "–" if share is None else f"{_signed(share)} %"
 
 
 def _signed(share: float) -> str:

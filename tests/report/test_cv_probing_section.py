@@ -94,7 +94,8 @@ def test_few_latents_stand_beside_as_many_dimensions(tables):
     row = cells(text, "5")
     assert row[2] == shown(tables["arms"]["latents"]["k_sparse"]["5"], "auroc")
     assert row[3] == shown(tables["arms"]["raw"]["k_sparse"]["5"], "auroc")
-    assert "For the single best latent p is" in text
+    assert "of each fold. For the single best latent, p is " in text
+    assert "fold:" not in text
 
 
 def test_transfer_and_the_folded_path_follow(tables):

@@ -30,6 +30,7 @@ OWN = "saebench"
 CARD = (
     "the behaviour-SAE card's rule: an FVE fall over 20 % or an alive shift over 50 %, and retrain"
 )
+COHEN = "Cohen 1988, pooled standard deviation with ddof 1"
 TOST = "two one-sided tests (Schuirmann 1987)"
 LATENTS = "Duan 2606.03002"
 CODES = "Switzer, bf16 SAEs on NF4 models"
@@ -212,17 +213,17 @@ _GROUPS: tuple[tuple[_Kind, Mapping[str, tuple[str, str]]], ...] = (
         },
     ),
     (
-        _Kind("sd", "none", NOT_NEGATIVE, CARD, NO_INTERVAL),
+        _Kind("sd", "none", NOT_NEGATIVE, COHEN, NO_INTERVAL),
         {
             "d_max_reference": (
                 "d_max on the reference",
-                "mean over concepts of maxⱼ |dⱼ| on held-out texts",
+                "mean over concepts of maxⱼ |dⱼ| on held-out texts; dⱼ = (mean₁ − mean₀) / s of pooled codes",
             ),
             "d_max": ("d_max on the variant", "mean over concepts of maxⱼ |dⱼ| on held-out texts"),
         },
     ),
     (
-        _Kind("sd", "higher", ANY, CARD, NO_INTERVAL),
+        _Kind("sd", "higher", ANY, COHEN, NO_INTERVAL),
         {
             "d_best_reference": (
                 "d of the best latent on the reference",
