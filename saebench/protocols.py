@@ -149,7 +149,9 @@ class PortabilityProtocol:
     alive latents moves by more than the share ``alive_shift``. Equivalence asks that the interval of the
     relative FVE drop lies within ± ``fve_margin`` and that of the alive shift within ± ``alive_margin``.
     A latent survives where its codes under both correlate at least ``survival``; ``top_k`` codes per
-    token are compared as sets. ``at_once`` variants are in memory beside the reference; None takes all.
+    token are compared as sets. ``at_once`` variants are in memory beside the reference; None takes as many as
+    are likely to fit into three quarters of the free memory, judged by the sizes of their weight files, at
+    least one, and all where free memory is not known.
     """
 
     fve_drop: float = 0.2
@@ -269,7 +271,7 @@ class SteeringProtocol:
     max_new_tokens: int = 24
     temperature: float = 1.0
     n_random: int = 20
-    n_latents: int = 5
+    n_latents: int = 20
     n_permutations: int = 10_000
     seed: int = 0
 

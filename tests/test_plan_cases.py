@@ -52,7 +52,7 @@ def test_a_concept_that_is_not_there_shows_in_the_plan(world, texts):
 def test_steering_says_how_much_is_written(world, texts):
     concept = Concept("there", str(texts), prompt="prompt")
     found = planned(world, suites=("steering",), concepts=(concept,))
-    assert "58 completions of up to 24 tokens" in found
+    assert "88 completions of up to 24 tokens" in found
     without = planned(world, suites=("steering",), concepts=(replace(concept, prompt=""),))
     assert "there cannot be measured" in without
 

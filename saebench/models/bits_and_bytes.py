@@ -24,7 +24,7 @@ from saebench.models.failures import first_line
 from saebench.precision import BLOCK, CODE_BOOKS, Precision
 
 PACKAGES = ("bitsandbytes", "accelerate")
-EXTRA = "pip install 'saebench-suites[quantised]'"
+EXTRA = "pip install 'bitsandbytes>=0.45' 'accelerate>=1.0'"
 _EXPECTED = (  # said again and again about what is meant to be so
     "Failed to load CPU gemm_4bit_forward",
     "inputs will be cast from",

@@ -21,6 +21,7 @@ def read_weights(asked: str, root: Path, dtype: torch.dtype, **options: Any) -> 
     Raises
     ------
     ModelError : files are damaged, or lack tensors.
+    torch.OutOfMemoryError : the model does not fit, of which the files are innocent.
     """
     try:
         with _no_bar_in_logs():
@@ -28,6 +29,8 @@ def read_weights(asked: str, root: Path, dtype: torch.dtype, **options: Any) -> 
                 root, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options
             )
     except Exception as error:  # damaged files raise whatever the reader of that format raises
+        if ran_out_of_memory(error):
+            raise torch.OutOfMemoryError(first_line(error)) from error
         next_step = "Check that the download is complete"
         fail(asked, f"its weights cannot be read: {first_line(error)}", next_step, error)
     model, info = loaded
@@ -40,6 +43,13 @@ def read_weights(asked: str, root: Path, dtype: torch.dtype, **options: Any) -> 
             "Use the full causal language model, not its body alone",
         )
     return model
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on a CPU, where torch has no type for it."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 @contextmanager

@@ -54,7 +54,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Resamples of held-out texts, whose rows all arms are judged on after they were fitted to the rest."""
+    """Resamples of held-out texts, whose rows all arms are judged on after they were fitted to the rest.
+
+    Each probe is fitted once and intervals are of it as fitted: no correction for folds applies.
+    """
 
     resampled: Resampled
 

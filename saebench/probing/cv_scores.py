@@ -15,6 +15,8 @@ from saebench.stats import N_RESAMPLES, Interval, bootstrap_weights, interval
 
 SCORES = ("balanced_accuracy", "auroc")
 DIGITS = 9  # of log-odds: what differs less is equal, up to the order of sums
+ROUNDING = 1e-9  # of scores: bounds that are nearer are equal
+SHARE, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)
 Z = 1.959963984540054
 
 
@@ -39,14 +41,31 @@ def ordered_pairs(labels: np.ndarray, decisions: np.ndarray) -> tuple[np.ndarray
     return above, n_positive * (labels.shape[1] - n_positive)
 
 
+def widening(n_folds: int) -> float:
+    """How much wider than test texts alone make it the interval of a score over k folds is.
+
+    The variance of a mean over folds is ``(1/k + n_test/n_train) · S²`` instead of ``S²/k``, as the probes
+    of other training texts would differ too: ``√(1 + k/(k − 1))`` times the width, 1.5 for five folds. A
+    probe that is fitted once is judged as it is, and gives 1.
+    Source: Nadeau and Bengio 2003, Inference for the generalization error.
+    """
+    return math.sqrt(1 + n_folds / (n_folds - 1)) if n_folds > 1 else 1.0
+
+
 @dataclass(frozen=True)
 class Scores:
-    """Both scores: means over repeats, by repeat ``[repeats]``, and resampled ``[n_resamples]``."""
+    """Both scores: means over repeats, by repeat ``[repeats]``, and resampled ``[n_resamples]``.
+
+    ``reach`` is what they may be at least and at most; ``n_folds`` is 1 where a probe was fitted once, to
+    other texts than it is judged on.
+    """
 
     values: Mapping[str, float]
     by_repeat: Mapping[str, np.ndarray]
     samples: Mapping[str, np.ndarray]
     unit: str
+    n_folds: int
+    reach: tuple[float, float] = SHARE
 
     def minus(self, other: Scores) -> Scores:
         """The difference to another arm, resample by resample."""
@@ -55,13 +74,27 @@ class Scores:
             {name: self.by_repeat[name] - other.by_repeat[name] for name in SCORES},
             {name: self.samples[name] - other.samples[name] for name in SCORES},
             self.unit,
+            self.n_folds,
+            DIFFERENCE,
         )
 
     def interval(self, name: str) -> Interval:
-        """The 95 % interval of one score."""
+        """The 95 % interval of one score; none where all resamples give the same.
+
+        The distances from the score to the percentiles are multiplied by :func:`widening`, and cut to
+        what a score can be.
+        """
         if len(self.samples[name]) < 2:
             return Interval(None, None, reason="all texts are of one document")
-        return interval(self.samples[name], unit=self.unit)
+        found, value = interval(self.samples[name], unit=self.unit), self.values[name]
+        if found.low is None or found.high is None:
+            return found
+        if found.high - found.low < ROUNDING:
+            return Interval(None, None, reason=_alike(value, self.reach))
+        factor, (least, most) = widening(self.n_folds), self.reach
+        low = max(least, value - factor * max(0.0, value - found.low))
+        high = min(most, value + factor * max(0.0, found.high - value))
+        return Interval(low, high, f"{found.how}, {_of_training(self.n_folds)}")
 
     def to_json(self) -> dict[str, Any]:
         """Each score with its interval, ``[low, high]``, and its spread over repeats (no interval)."""
@@ -75,14 +108,36 @@ class Scores:
         return found
 
 
+def _alike(value: float, reach: tuple[float, float]) -> str:
+    """Why resamples of one score have no spread."""
+    if reach == DIFFERENCE:
+        return "all resamples give the same difference"
+    perfect = value > 1 - ROUNDING
+    return f"all resamples give the same score{': separation is perfect' if perfect else ''}"
+
+
+def _of_training(n_folds: int) -> str:
+    if n_folds == 1:
+        return "the probe as fitted"
+    return "widened for training sets (Nadeau and Bengio 2003)"
+
+
 class Resampled:
     """Scores decisions made out of fold, and scores them again on resamples of documents or texts.
 
     All arms meet the same resamples. The AUROC of a repeat is the share of pairs of a positive and a
     negative text *of one fold* that are in order, so that probes of different folds, whose log-odds have
-    different offsets, are never compared. Resamples keep the fitted probes: an interval bounds what other
-    texts would show of these probes, and does not hold what other training texts would.
-    Source: Davison and Hinkley 1997, chapter 3.8.
+    different offsets, are never compared.
+
+    Resamples keep the fitted probes, and alone would bound what other texts show of these probes. The
+    intervals of cross-validated scores are widened for what other training texts would change (see
+    :func:`widening`). Simulated with logistic probes in five folds, 190 to 390 sets of texts a setting, they
+    hold the AUROC without signal in 95 % to 97 % of sets and the gap of two arms in 93 % to 97 % (40 texts
+    in 20 or 100 dimensions, 200 texts with 256 sparse features), with a signal (40 texts in 20 dimensions)
+    94 % to 97 % and 97 %; not widened, 82 % to 88 % and 80 % to 89 %.
+
+    With ``folds.n_folds`` of 1 the probe was fitted once, to texts that are not among these, and intervals
+    are of the probe as fitted. Source: Davison and Hinkley 1997, chapter 3.8.
     """
 
     def __init__(self, folds: Folds, n_resamples: int = N_RESAMPLES) -> None:
@@ -91,7 +146,7 @@ class Resampled:
         if folds.n_units > 1:
             counts = bootstrap_weights(folds.n_units, n_resamples, folds.seed).astype(np.float32)
         self._counts = counts
-        self.unit = f"{folds.n_units:,} {folds.unit}, the probes as fitted"
+        self.unit = f"{folds.n_units:,} {folds.unit}"
 
     def scores(self, decisions: np.ndarray) -> Scores:
         """The scores of out-of-fold log-odds ``decisions[repeats, n]``."""
@@ -111,6 +166,7 @@ class Resampled:
                 "auroc": samples / len(decisions),
             },
             self.unit,
+            self.folds.n_folds,
         )
 
     def _accuracies(self, right: np.ndarray) -> np.ndarray:

@@ -44,8 +44,9 @@ def _intro(found: Mapping[str, Any]) -> str:
     return (
         f"Logistic probes on {size}: {_count(found.get('folds'))} stratified folds, "
         f"{_count(found.get('repeats'))} times, the same for all arms; scaling and selection on training "
-        f"rows only. In brackets 95 % intervals over {unit} for the probes as fitted; whether a probe is "
-        "better than chance is for p to say, which repeats all of it for every shuffle of the labels."
+        f"rows only. In brackets 95 % intervals over {unit}, widened for training sets (Nadeau and Bengio "
+        "2003), none where all resamples agree; whether a probe is better than chance is for p to say, "
+        "which repeats all of it for every shuffle of the labels."
     )
 
 
@@ -116,7 +117,10 @@ def _transfer(found: Mapping[str, Any], arms: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     table = markdown_grid(["Probe on", *SCORES.values()], rows, right=(1, 2))
-    return f"Fitted to all of these texts and judged on the held-out ones:\n\n{table}"
+    return (
+        "Fitted once to all of these texts and judged on the held-out ones (intervals for the probe as "
+        f"fitted, not widened):\n\n{table}"
+    )
 
 
 def _few(arms: Mapping[str, Any]) -> str:

@@ -21,6 +21,9 @@ OF = {
     "mean_difference": "the difference of mean activations",
 }
 MODES = {"add": "added to the activation", "clamp": "set as the latent's code, the rest kept"}
+TOKENS = 12  # tokens of a class that are named
+TOKEN = 24  # characters of each
+FILLED = ("another class", "the positive class")  # what undecided completions are counted as
 EXAMPLES = 160  # characters of a completion that are shown
 
 
@@ -39,7 +42,21 @@ def verdict(found: Mapping[str, Any]) -> str:
     """Whether there is a dose response, in plain words, for each outcome that was read."""
     sentences = [_sentence(found, outcome) for outcome in NAMES]
     said = " ".join(text for text in sentences if text)
-    return f"**Verdict.** {said}" if said else "**Verdict.** No outcome could be read."
+    return f"**Verdict.** {said or _unread(found)}"
+
+
+def _unread(found: Mapping[str, Any]) -> str:
+    """What is known where no class could be read, and what it takes to read one."""
+    control = mapping(mapping(found.get("controls")).get("kl/random"))
+    known = f"KL {number_or_dash(control.get('effect'))} nats per token at both ends"
+    if isinstance(control.get("p"), int | float):
+        best = number_or_dash(_smallest(control))
+        known += f", p = {number_or_dash(control['p'])} among {_how_many(control)}, at best {best}"
+    return (
+        "Whether the direction steers towards a class is not known: neither labels nor the logit "
+        f"difference could be read, only how far predictions move ({known}), whichever way. Labels take "
+        '`rules = "FILE"` in the `[[concept]]`: keyword rules that give a completion its class.'
+    )
 
 
 def _sentence(found: Mapping[str, Any], outcome: str) -> str:
@@ -51,18 +68,88 @@ def _sentence(found: Mapping[str, Any], outcome: str) -> str:
     if not isinstance(p, int | float) or not isinstance(rho, int | float):
         return f"For {name} a trend is not evaluable: {escape.markdown_text(trend.get('reason'))}."
     figures = f"ρ = {number_or_dash(rho)}, p = {number_or_dash(p)}"
-    if p > LEVEL:
-        return f"No dose response of {name}: {figures} over the permutations within prompts."
+    hidden = _hidden(found) if outcome == "label" else ""
     moves = "rises" if rho > 0 else "falls"
     start = f"{name[0].upper()}{name[1:]} {moves} with α ({figures})"
+    if p > LEVEL and _above_level(trend.get("smallest_p")):
+        said = f"Too few outcomes of {name} to tell a dose response ({figures}{_at_best(trend)})."
+    elif p > LEVEL:
+        within = f"{figures}{_at_best(trend)} over the permutations within prompts"
+        said = f"No dose response of {name}: {within}."
+    elif hidden:
+        said = f"{start}, but no dose response can be claimed of it."
+    else:
+        return _against_random(found, outcome, start)
+    return f"{said} {hidden}".strip()
+
+
+def _hidden(found: Mapping[str, Any]) -> str:
+    """What to hold of the label where its undecided completions depend on α; empty where they do not."""
+    undecided = mapping(found.get("undecided"))
+    trend = mapping(undecided.get("trend"))
+    p, rho = trend.get("p"), trend.get("value")
+    if not isinstance(p, int | float) or not isinstance(rho, int | float) or p > LEVEL:
+        return ""
+    filled = [
+        f"ρ = {number_or_dash(item.get('value'))}, p = {number_or_dash(item.get('p'))} with all of them "
+        f"counted as {of}"
+        for item, of in zip(_filled(undecided, "trend"), FILLED, strict=True)
+    ]
+    return (
+        f"The share of undecided completions {'rises' if rho > 0 else 'falls'} with α (ρ = "
+        f"{number_or_dash(rho)}, p = {number_or_dash(p)}), and which class they hide is not known: "
+        f"{'; '.join(filled)}."
+    )
+
+
+def _filled(undecided: Mapping[str, Any], statistic: str) -> list[Mapping[str, Any]]:
+    """A statistic with undecided completions counted as 0, and as 1."""
+    return [mapping(mapping(undecided.get(key)).get(statistic)) for key in ("as_0", "as_1")]
+
+
+def _against_random(found: Mapping[str, Any], outcome: str, start: str) -> str:
+    """The end of a sentence on a trend: whether random directions do as much."""
     control = mapping(mapping(found.get("controls")).get(f"{outcome}/random"))
-    by_chance, n = control.get("p"), len(_items(control.get("controls")))
+    by_chance, best = control.get("p"), _smallest(control)
     if not isinstance(by_chance, int | float):
         return f"{start}; without random directions to set it against, that may be any direction's."
-    against = f"p = {number_or_dash(by_chance)} among {n} random directions of equal norm"
+    if _above_level(best):
+        few = (
+            f"{_how_many(control)}; p = {number_or_dash(by_chance)}, at best {number_or_dash(best)}"
+        )
+        return f"{start}; too few controls to tell whether that is this direction's own ({few})."
+    against = f"p = {number_or_dash(by_chance)} among {_how_many(control, ' of equal norm')}"
     if by_chance > LEVEL:
         return f"{start}, but random directions do as much ({against}): nothing of this direction's own."
     return f"{start}, and more than with random directions ({against})."
+
+
+def _how_many(control: Mapping[str, Any], which: str = "", *, kind: str = "random") -> str:
+    """The controls that p counts, and how many of them could not be read."""
+    unread = control.get("n_unread")
+    unread = unread if isinstance(unread, int) else 0
+    n = len(_items(control.get("controls"))) + unread
+    words = f"{count(n)} {CONTROLS.get(kind, 'controls')}{which}"
+    return f"{words}, {count(unread)} of them unread" if unread else words
+
+
+def _smallest(control: Mapping[str, Any]) -> float | None:
+    """The smallest p that a rank among the controls allows."""
+    smallest = control.get("smallest_p")
+    if isinstance(smallest, int | float):
+        return smallest
+    n = len(_items(control.get("controls")))
+    return 1 / (1 + n) if n else None
+
+
+def _above_level(smallest: object) -> bool:
+    return isinstance(smallest, int | float) and smallest > LEVEL
+
+
+def _at_best(test: Mapping[str, Any]) -> str:
+    """The smallest p of a test, as an aside; empty where any p could come out."""
+    smallest = test.get("smallest_p")
+    return f", at best {number_or_dash(smallest)}" if isinstance(smallest, int | float) else ""
 
 
 def _design(found: Mapping[str, Any]) -> str:
@@ -86,8 +173,30 @@ def _design(found: Mapping[str, Any]) -> str:
         f"{where.get(str(asked.get('positions')), 'some tokens')}; α is a multiple of "
         f"{number_or_dash(scale.get('value'))}, {escape.markdown_text(scale.get('is'))}. "
         f"{_count(mapping(found.get('prompts')).get('n'))} prompts, one completion each at every α, with "
-        "the same random numbers."
+        f"the same random numbers.{_tokens(found)}"
     )
+
+
+def _tokens(found: Mapping[str, Any]) -> str:
+    """Which next tokens the logit difference sets against each other."""
+    tokens = mapping(found.get("tokens"))
+    if "logit_difference" in mapping(found.get("not_measured")) or "positive" not in tokens:
+        return ""
+    ours, others = (_token_list(tokens.get(side)) for side in ("positive", "negative"))
+    return (
+        " The logit difference, right after the prompt, is the log of the total probability of "
+        f"{ours} less that of {others}."
+    )
+
+
+def _token_list(value: object) -> str:
+    if isinstance(value, str):
+        return escape.markdown_text(value)
+    # a word with a space before it and without are two tokens, which a code span shows alike
+    texts = list(dict.fromkeys(str(text).strip() for text in _items(value)))
+    said = ", ".join(escape.code_span(text, TOKEN) for text in texts[:TOKENS])
+    rest = len(texts) - TOKENS
+    return f"{said} and {count(rest)} more" if rest > 0 else said or "–"
 
 
 def _sweep(found: Mapping[str, Any]) -> str:
@@ -103,6 +212,11 @@ def _sweep(found: Mapping[str, Any]) -> str:
         for cells, row in zip(body, rows, strict=True):
             cells += [_count(row.get("n")), _count(row.get("n_dropped"))]
             cells += [number_or_dash(row.get("rate")), _bounds(row)]
+        if any(row.get("n_dropped") for row in rows):
+            header.append("Undecided as others / as positive")
+            for cells, row in zip(body, rows, strict=True):
+                low, high = (number_or_dash(row.get(f"rate_if_undecided_{i}")) for i in (0, 1))
+                cells.append(f"{low} / {high}")
     columns = [("logit_difference", "Logit difference"), ("kl", "KL"), ("ce", "CE on the text")]
     for name, title in columns:
         if name in missing:
@@ -132,6 +246,7 @@ def _controls(found: Mapping[str, Any]) -> str:
         outcome, _, kind = str(key).partition("/")
         control = mapping(value)
         theirs = [item for item in _items(control.get("controls")) if isinstance(item, int | float)]
+        best = _smallest(control)
         if not theirs or outcome not in (*NAMES, "kl"):
             continue
         unit = PER_ALPHA.get(outcome)
@@ -140,10 +255,10 @@ def _controls(found: Mapping[str, Any]) -> str:
             [
                 name,
                 number_or_dash(control.get("effect")),
-                f"{len(theirs)} {CONTROLS.get(kind, '')}",
+                _how_many(control, kind=kind),
                 f"{number_or_dash(min(theirs))} to {number_or_dash(max(theirs))}",
                 number_or_dash(control.get("ratio")),
-                number_or_dash(control.get("p")),
+                f"{number_or_dash(control.get('p'))} (at best {number_or_dash(best)})",
             ]
         )
     if not body:
@@ -173,14 +288,15 @@ def _notes(found: Mapping[str, Any]) -> str:
     rates, chi2 = mapping(found.get("rates")), mapping(found.get("homogeneity"))
     if isinstance(rates.get("value"), int | float):
         rho, p = number_or_dash(rates["value"]), number_or_dash(rates.get("p"))
-        lines.append(f"Over the rates alone: ρ = {rho}, p = {p}.")
+        lines.append(f"Over the rates alone: ρ = {rho}, p = {p}{_at_best(rates)}.")
     within = mapping(chi2.get("within_prompts"))
     if isinstance(within.get("value"), int | float):
         lines.append(
             f"Equal rates at all α: χ² = {number_or_dash(within['value'])}, p = "
-            f"{number_or_dash(within.get('p'))} within prompts, "
+            f"{number_or_dash(within.get('p'))} within prompts{_at_best(within)}; "
             f"{number_or_dash(mapping(chi2.get('independent')).get('p'))} if trials were independent."
         )
+    lines += _of_undecided(found)
     same = found.get("same_at_zero")
     if same is not None:
         lines.append(
@@ -192,6 +308,27 @@ def _notes(found: Mapping[str, Any]) -> str:
         words = NAMES.get(str(name), str(name))
         lines.append(f"Not read: {escape.markdown_text(words)} ({escape.markdown_text(reason)}).")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _of_undecided(found: Mapping[str, Any]) -> list[str]:
+    """The trend of undecided completions, and that of the label with them counted as either class."""
+    undecided = mapping(found.get("undecided"))
+    trend = mapping(undecided.get("trend"))
+    if "as_0" not in undecided:
+        return []
+    if isinstance(trend.get("value"), int | float):
+        rho, p = number_or_dash(trend["value"]), number_or_dash(trend.get("p"))
+        said = f"ρ = {rho} over α, p = {p}{_at_best(trend)}"
+    else:
+        said = f"no trend ({escape.markdown_text(trend.get('reason'))})"
+    counted = [
+        f"counted as {of} the label has ρ = {number_or_dash(rho.get('value'))}, p = "
+        f"{number_or_dash(rho.get('p'))}, slope {number_or_dash(slope.get('value'))} {_bounds(slope)}"
+        for rho, slope, of in zip(
+            _filled(undecided, "trend"), _filled(undecided, "slope"), FILLED, strict=True
+        )
+    ]
+    return [f"Undecided completions: {said}; {'; '.join(counted)}."]
 
 
 def _examples(found: Mapping[str, Any]) -> str:

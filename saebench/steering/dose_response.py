@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from scipy import stats as scipy_stats
 
-from saebench.stats import N_RESAMPLES, Interval, bootstrap_weights, interval
+from saebench.stats import Interval
+from saebench.steering.intervals import over_prompts
 from saebench.steering.permutation import DRAWS, Permuted, linear_p, permuted
 
 MIN_ALPHAS = 5  # below, a trend and a mere difference cannot be told apart
@@ -40,6 +41,7 @@ class Estimate:
         found: dict[str, Any] = {"value": self.value, "reason": self.reason}
         if self.bounds is not None:
             found |= {"low": self.bounds.low, "high": self.bounds.high}
+            found["interval"] = self.bounds.how or f"none: {self.bounds.reason}"
         if self.test is not None:
             found |= {"p": self.test.p, "how": self.test.how, "smallest_p": self.test.smallest}
         return found
@@ -74,14 +76,12 @@ def spearman(
     return Estimate(min(max(rho, -1.0), 1.0), test=test)
 
 
-def slope(
-    alphas: Sequence[float], values: np.ndarray, *, n_resamples: int = N_RESAMPLES, seed: int = 0
-) -> Estimate:
+def slope(alphas: Sequence[float], values: np.ndarray) -> Estimate:
     """The change of the outcome per unit of α within prompts, by least squares.
 
     ``Σ_i Σ_a (α_a − ᾱ_i)(y_ia − ȳ_i) / Σ_i Σ_a (α_a − ᾱ_i)²`` over the pairs that have an outcome: each
     prompt has a level of its own. For outcomes of 0 and 1 it is a linear probability model. The interval
-    is a percentile bootstrap over prompts.
+    is :func:`saebench.steering.intervals.over_prompts`.
     """
     values = np.atleast_2d(np.asarray(values, dtype=np.float64))
     there = ~np.isnan(values)
@@ -94,12 +94,7 @@ def slope(
     if not used.any():
         return Estimate(None, "no prompt has an outcome at two α")
     top, bottom = top[used], bottom[used]
-    value = float(top.sum() / bottom.sum())
-    if len(top) < 2:
-        return Estimate(value, bounds=Interval(None, None, reason="an interval needs two prompts"))
-    weights = bootstrap_weights(len(top), n_resamples, seed)
-    samples = (weights @ top) / (weights @ bottom)
-    return Estimate(value, bounds=interval(samples, unit=f"{len(top)} prompts"))
+    return Estimate(float(top.sum() / bottom.sum()), bounds=over_prompts(top, bottom))
 
 
 def homogeneity(successes: Sequence[float], trials: Sequence[float]) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,6 @@ import numpy as np
 from saebench.metrics.catalogue.steering import STEERING
 from saebench.metrics.definitions import definition
 from saebench.record import Measurement
-from saebench.stats import Interval, bootstrap_weights, interval
 from saebench.steering.directions import Cosine
 from saebench.steering.dose_response import (
     Estimate,
@@ -21,8 +21,10 @@ from saebench.steering.dose_response import (
     slope,
     spearman,
 )
+from saebench.steering.intervals import of_share, over_prompts
 from saebench.steering.permutation import DRAWS
 from saebench.steering.sweep import Against, Sweep, mean
+from saebench.steering.undecided import Undecided
 
 OUTCOMES = {"": "label", "logit_": "logit_difference"}  # by their prefix in names of metrics
 
@@ -37,6 +39,7 @@ class Found:
     rates: Estimate
     chi2: Estimate
     chi2_within: Estimate
+    undecided: Undecided
     against: Mapping[tuple[str, str], Against]
 
     @classmethod
@@ -50,22 +53,22 @@ class Found:
             trends[name] = (
                 Estimate(None, reason) if reason else spearman(sweep.alphas, values, **options)
             )
-            slopes[name] = (
-                Estimate(None, reason) if reason else slope(sweep.alphas, values, seed=seed)
-            )
+            slopes[name] = Estimate(None, reason) if reason else slope(sweep.alphas, values)
         labels = sweep.steered.label
         reason = sweep.missing.get("label")
         rates = chi2 = within = Estimate(None, reason)
+        undecided = Undecided(Estimate(None, reason))
         if reason is None:
             rates = rate_trend(sweep.alphas, [mean(column) for column in labels.T], **options)
             chi2 = homogeneity(np.nansum(labels, 0), (~np.isnan(labels)).sum(0))
             within = homogeneity_within(labels, **options)
+            undecided = Undecided.of(sweep.alphas, labels, **options)
         against = {
             (name, kind): Against.of(sweep, name, kind)
             for name in (*OUTCOMES.values(), "kl")
             for kind in ("random", "latent")
         }
-        return cls(sweep, trends, slopes, rates, chi2, within, against)
+        return cls(sweep, trends, slopes, rates, chi2, within, undecided, against)
 
     def to_json(self) -> dict[str, Any]:
         """The tables, as plain JSON values."""
@@ -78,6 +81,7 @@ class Found:
                 "independent": self.chi2.to_json(),
                 "within_prompts": self.chi2_within.to_json(),
             },
+            "undecided": self.undecided.to_json(),
             "controls": {
                 f"{name}/{kind}": item.to_json() for (name, kind), item in self.against.items()
             },
@@ -89,10 +93,13 @@ class Found:
 def measurements(
     found: Found, cosine: Cosine, *, n_tokens: int, seed: int = 0
 ) -> dict[str, Measurement]:
-    """Every steering metric by metric id; ``n_tokens`` were generated in the sweep."""
+    """Every steering metric by metric id; ``n_tokens`` were generated in the sweep.
+
+    ``seed`` has no effect: no interval is drawn.
+    """
     sweep = found.sweep
     kl = found.against["kl", "random"]
-    at_one, worse, dropped = (make(sweep, seed) for make in (_at_one, _incoherence, _dropped))
+    at_one, worse, dropped = (make(sweep) for make in (_at_one, _incoherence, _dropped))
     within = found.chi2_within
     values: dict[str, _Value] = {
         **_of_outcome(found, "", "label"),
@@ -104,7 +111,7 @@ def measurements(
         "kl_at_1": _Value(at_one),
         "kl_p_random": _Value(Estimate(kl.p, kl.reason), _beside(kl)),
         "ce_increase": _Value(worse),
-        "drop_rate": _Value(dropped),
+        "drop_rate": _Value(dropped, {"trend": found.undecided.trend.to_json()}),
         "cosine_mean_difference": _Value(
             Estimate(cosine.value, "one of the two has no length"), cosine.to_json()
         ),
@@ -127,10 +134,13 @@ def _of_outcome(found: Found, prefix: str, outcome: str) -> dict[str, _Value]:
     """Trend, slope and the ranks among controls for one outcome, by the names of metrics."""
     random, latent = (found.against[outcome, kind] for kind in ("random", "latent"))
     beside = _beside(random)
+    of_trend, of_slope = (
+        found.undecided.beside(name) if outcome == "label" else {} for name in ("trend", "slope")
+    )
     return {
-        f"{prefix}spearman": _Value(found.trends[outcome]),
-        f"{prefix}spearman_p": _Value.p_of(found.trends[outcome]),
-        f"{prefix}slope": _Value(found.slopes[outcome]),
+        f"{prefix}spearman": _Value(found.trends[outcome], of_trend),
+        f"{prefix}spearman_p": _Value.p_of(found.trends[outcome], **of_trend),
+        f"{prefix}slope": _Value(found.slopes[outcome], of_slope),
         f"{prefix}slope_over_random": _Value(
             Estimate(random.ratio, random.reason or "random directions have no effect"), beside
         ),
@@ -143,9 +153,13 @@ def _of_outcome(found: Found, prefix: str, outcome: str) -> dict[str, _Value]:
 
 
 def _beside(against: Against) -> dict[str, Any]:
-    """The effect, and how many controls there are, those without the outcome included."""
-    n_controls = len(against.controls) + against.n_unread
-    return {"effect": against.effect, "n_controls": n_controls, "n_unread": against.n_unread}
+    """The effect, how many controls there are, unread ones included, and the least p they allow."""
+    return {
+        "effect": against.effect,
+        "n_controls": against.n,
+        "n_unread": against.n_unread,
+        "smallest_p": against.smallest_p,
+    }
 
 
 @dataclass(frozen=True)
@@ -182,31 +196,28 @@ class _Value:
         )
 
 
-def _at_one(sweep: Sweep, seed: int) -> Estimate:
+def _at_one(sweep: Sweep) -> Estimate:
     if 1.0 not in sweep.alphas:
         return Estimate(None, "α = 1 is not among the strengths")
-    return _mean_over_prompts(sweep.steered.kl[:, sweep.alphas.index(1.0)], seed)
+    return _mean_over_prompts(sweep.steered.kl[:, sweep.alphas.index(1.0)], least=0.0)
 
 
-def _incoherence(sweep: Sweep, seed: int) -> Estimate:
+def _incoherence(sweep: Sweep) -> Estimate:
     if sweep.missing.get("ce"):
         return Estimate(None, sweep.missing["ce"])
-    return _mean_over_prompts(sweep.at_ends("ce").mean(1) - sweep.unsteered.ce[:, 0], seed)
+    return _mean_over_prompts(sweep.at_ends("ce").mean(1) - sweep.unsteered.ce[:, 0])
 
 
-def _dropped(sweep: Sweep, seed: int) -> Estimate:
+def _dropped(sweep: Sweep) -> Estimate:
     if "label" in sweep.missing:
         return Estimate(None, sweep.missing["label"])
-    return _mean_over_prompts(np.isnan(sweep.steered.label).mean(1), seed)
+    shares = np.isnan(sweep.steered.label).mean(1)
+    return Estimate(float(shares.mean()), bounds=of_share(shares))
 
 
-def _mean_over_prompts(values: np.ndarray, seed: int) -> Estimate:
-    """The mean of ``values[n]`` that are there, with its bootstrap interval."""
+def _mean_over_prompts(values: np.ndarray, least: float = -math.inf) -> Estimate:
+    """The mean of ``values[n]`` that are there, with its interval; no value can be below ``least``."""
     there = values[~np.isnan(values)]
     if not len(there):
         return Estimate(None, "no completion has a token")
-    if len(there) < 2:
-        none = Interval(None, None, reason="an interval needs two prompts")
-        return Estimate(float(there.mean()), bounds=none)
-    samples = bootstrap_weights(len(there), seed=seed) @ there / len(there)
-    return Estimate(float(there.mean()), bounds=interval(samples, unit=f"{len(there)} prompts"))
+    return Estimate(float(there.mean()), bounds=over_prompts(there, bounds=(least, math.inf)))

@@ -100,6 +100,8 @@ class Sweep:
             bounds = wilson(hits, n)
             row |= {"n": n, "n_dropped": self.n_prompts - n, "n_positive": hits}
             row |= {"rate": hits / n if n else None, "low": bounds.low, "high": bounds.high}
+            row["rate_if_undecided_0"] = hits / self.n_prompts
+            row["rate_if_undecided_1"] = (hits + self.n_prompts - n) / self.n_prompts
         for name in ("logit_difference", "kl", "ce"):
             row[name] = mean(getattr(found, name)[:, column])
         return row
@@ -116,8 +118,8 @@ class Against:
     """An effect beside those of controls of one kind, for one outcome.
 
     ``p`` is ``(1 + #{controls at least as far from 0}) / (1 + n)``, two-sided; the ``n_unread`` controls that
-    have the outcome at no more than one end count as far. ``ratio`` is the size of the effect in units of
-    the root mean square of ``controls``. None with the ``reason`` where there is none.
+    have the outcome at no more than one end count as far, and in n. ``ratio`` is the size of the effect in
+    units of the root mean square of ``controls``. None with the ``reason`` where there is none.
     """
 
     effect: float | None
@@ -126,6 +128,16 @@ class Against:
     ratio: float | None
     reason: str | None = None
     n_unread: int = 0
+
+    @property
+    def n(self) -> int:
+        """How many controls there are, those that could not be read included."""
+        return len(self.controls) + self.n_unread
+
+    @property
+    def smallest_p(self) -> float | None:
+        """The smallest p that any effect could have: ``1 / (1 + n)`` if all controls could be read."""
+        return (1 + self.n_unread) / (1 + self.n) if self.controls else None
 
     @classmethod
     def of(cls, sweep: Sweep, outcome: str, kind: Kind) -> Against:
@@ -139,11 +151,10 @@ class Against:
             if control.kind == kind
         ]
         known = tuple(value for value in found if value is not None)
-        if effect is None:
-            return cls(
-                None, known, None, None, "no prompt has the outcome at both ends of the sweep"
-            )
         unread = len(found) - len(known)
+        if effect is None:
+            reason = "no prompt has the outcome at both ends of the sweep"
+            return cls(None, known, None, None, reason, unread)
         if not known:
             reason = "no control has the outcome at both ends" if found else "no controls were run"
             return cls(effect, known, None, None, reason, unread)
@@ -158,7 +169,9 @@ class Against:
             "effect": self.effect,
             "controls": list(self.controls),
             "p": self.p,
+            "smallest_p": self.smallest_p,
             "ratio": self.ratio,
             "reason": self.reason,
+            "n": self.n,
             "n_unread": self.n_unread,
         }

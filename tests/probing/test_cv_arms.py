@@ -63,9 +63,19 @@ def test_gaps_are_differences_of_scores_on_the_same_draws():
     for metric, arm in (("cv_gap", "raw"), ("cv_over_random", "random")):
         assert found[metric] == pytest.approx(found["cv_auroc_latents"] - found[f"cv_auroc_{arm}"])
     samples = [probes.arms[name].scores.samples["auroc"] for name in ("latents", "raw")]
-    low, high = np.quantile(samples[0] - samples[1], [0.025, 0.975])
+    percentiles = np.quantile(samples[0] - samples[1], [0.025, 0.975])
     gap = probes.measurements()["cv_gap@1"]
+    low, high = gap.value + 1.5 * (percentiles - gap.value)  # five folds
     assert (gap.low, gap.high) == pytest.approx((low, high))
+    assert gap.interval.endswith("widened for training sets (Nadeau and Bengio 2003)")
+
+
+def test_arms_that_separate_perfectly_have_values_without_intervals_and_the_reason():
+    perfect = compared().arm(RAW + 100 * LABELS[:, None].astype(np.float32), k_sparse=True)
+    found = case(raw=perfect, latents=perfect).measurements()
+    for metric, value in (("cv_auroc_raw@1", 1), ("cv_gap@1", 0), ("cv_k1_auroc@1", 1)):
+        assert (found[metric].value, found[metric].low, found[metric].high) == (value, None, None)
+        assert found[metric].reason.startswith("no interval: all resamples give the same")
 
 
 def test_an_arm_without_scores_leaves_the_others_and_says_why():
@@ -120,6 +130,7 @@ def test_held_out_texts_are_judged_by_a_probe_fitted_to_all_others():
     ends = arm.transfer.interval("auroc")
     assert ends.low < expected < ends.high
     assert "30 texts" in ends.how
+    assert ends.how.endswith("the probe as fitted")
 
 
 def test_sparse_held_out_texts_are_scaled_by_the_others():

@@ -232,17 +232,40 @@ def test_the_interval_of_the_slope_covers_the_truth():
     for seed in range(n_worlds):
         effects = 0.3 + 0.2 * np.random.default_rng([seed, 5]).standard_normal((40, 1))
         values = effects * np.asarray(ALPHAS) + normal(40, seed=seed)
-        bounds = slope(ALPHAS, values, n_resamples=400).bounds
+        bounds = slope(ALPHAS, values).bounds
         hits += bounds.low <= 0.3 <= bounds.high
     assert 0.88 <= hits / n_worlds <= 0.99
 
 
-def test_prompts_are_what_is_resampled():
+@pytest.mark.parametrize("n_prompts", [3, 5, 10])
+def test_the_interval_of_the_slope_holds_with_few_prompts(n_prompts):
+    n_worlds, hits = 800, 0
+    for seed in range(n_worlds):
+        effects = 0.3 + 0.2 * np.random.default_rng([seed, 5]).standard_normal((n_prompts, 1))
+        values = effects * np.asarray(ALPHAS) + normal(n_prompts, seed=seed)
+        bounds = slope(ALPHAS, values).bounds
+        hits += bounds.low <= 0.3 <= bounds.high
+    assert 0.93 <= hits / n_worlds <= 0.97
+
+
+def test_the_interval_of_a_whole_table_is_students_of_each_prompts_slope():
+    values = normal(6)
+    own = [stats.linregress(ALPHAS, row).slope for row in values]
+    low, high = stats.t.interval(0.95, 5, np.mean(own), stats.sem(own))
+    bounds = slope(ALPHAS, values).bounds
+    assert (bounds.low, bounds.high) == (pytest.approx(low), pytest.approx(high))
+    assert bounds.how == "delete-one-prompt jackknife, t with 5 degrees of freedom, 95%, 6 prompts"
+    assert slope(ALPHAS, values).to_json()["interval"] == bounds.how
+
+
+def test_prompts_that_all_say_the_same_give_no_interval_rather_than_one_without_width():
     one = normal(1)
     # many copies of one prompt: no variation between prompts, whatever there is within
-    bounds = slope(ALPHAS, np.repeat(one, 30, axis=0)).bounds
-    assert bounds.high - bounds.low < 1e-12
-    assert "30 prompts" in bounds.how
+    for values in (np.repeat(one, 30, axis=0), np.ones((30, 7))):
+        bounds = slope(ALPHAS, values).bounds
+        assert bounds.low is None
+        assert bounds.high is None
+        assert bounds.reason == "it is the same in each of 30 prompts"
     alone = slope(ALPHAS, one)
     assert alone.value is not None
     assert alone.bounds.low is None
@@ -286,6 +309,15 @@ def test_prompts_of_very_different_levels_make_the_plain_chi_square_too_timid():
     within, plain = np.array(below).T
     assert (plain <= 0.2).mean() < 0.02
     assert abs((within <= 0.2).mean() - 0.2) < 0.1
+
+
+def test_arrangements_with_the_same_chi_square_count_as_far():
+    """Of the four arrangements of two prompts at two strengths, two have the χ² that was seen."""
+    found = homogeneity_within(np.array([[1.0, 0.0], [1.0, 0.0]]), draws=4_000)
+    assert found.value == pytest.approx(4)
+    assert found.p == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / 4_000))
+    alone = homogeneity_within(np.array([[1.0, 0.0]]), draws=99)
+    assert alone.p == 1
 
 
 def test_one_strength_that_stands_out_is_found():

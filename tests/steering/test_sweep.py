@@ -4,13 +4,16 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from saebench.metrics.catalogue.steering import STEERING
 from saebench.stats import wilson
 from saebench.steering.directions import Cosine
-from saebench.steering.dose_response import slope
+from saebench.steering.dose_response import slope, spearman
+from saebench.steering.intervals import of_share
 from saebench.steering.results import Found, measurements
 from saebench.steering.sweep import Against, Control, Outcomes, Sweep
+from saebench.steering.undecided import Undecided
 
 ALPHAS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 N = 12
@@ -108,9 +111,73 @@ def test_a_control_that_cannot_be_read_counts_as_one_that_does_as_much():
     found = Against.of(sweep(controls=(*sweep().controls, broken)), "logit_difference", "random")
     assert found.p == pytest.approx(2 / 22)
     assert found.n_unread == 1
+    assert found.n == 21
+    assert found.smallest_p == pytest.approx(2 / 22)
     alone = Against.of(sweep(controls=(broken,)), "logit_difference", "random")
     assert alone.p is None
     assert alone.reason == "no control has the outcome at both ends"
+
+
+@pytest.mark.parametrize(("n", "smallest"), [(5, 1 / 6), (18, 1 / 19), (19, 0.05)])
+def test_a_rank_names_the_smallest_p_that_its_controls_allow(n, smallest):
+    found = Found.of(sweep(n_random=n), draws=9)
+    for outcome in ("label", "logit_difference", "kl"):
+        stored = found.to_json()["controls"][f"{outcome}/random"]
+        assert stored["smallest_p"] == pytest.approx(smallest)
+        assert stored["n"] == n
+    made = {m.name: m for m in measurements(found, Cosine(0.3, 16), n_tokens=1).values()}
+    for name in ("p_random", "logit_p_random", "kl_p_random", "slope_over_random"):
+        assert made[f"steer_{name}"].detail["smallest_p"] == pytest.approx(smallest)
+    assert made["steer_p_latents"].detail["smallest_p"] == pytest.approx(1 / 4)
+    none = Against.of(sweep(n_random=0), "label", "random")
+    assert none.smallest_p is None
+
+
+def test_what_every_prompt_says_alike_has_no_interval_without_width():
+    labels = np.tile([1.0, 0.0, 1.0, 1.0, 1.0], (N, 1))
+    values = outcomes(5)
+    same = Outcomes(labels, values.logit_difference, np.full((N, 5), 0.5), values.ce)
+    found = measured(sweep(steered=same))
+    assert found["steer_drop_rate"].value == 0
+    bounds = wilson(0, N)
+    assert (found["steer_drop_rate"].low, found["steer_drop_rate"].high) == (0, bounds.high)
+    assert f"Wilson, 95%, {N} prompts" in found["steer_drop_rate"].interval
+    for name in ("steer_slope", "steer_kl_at_1"):
+        assert found[name].low is None
+        assert found[name].reason == f"no interval: it is the same in each of {N} prompts"
+
+
+def test_a_share_that_all_prompts_have_in_full_or_alike_says_how_sure_that_is():
+    every = of_share(np.ones(N))
+    assert (every.low, every.high) == (wilson(N, N).low, 1)
+    alike = of_share(np.full(N, 0.2))
+    assert alike.low is None
+    assert "the same in each" in alike.reason
+    some = np.array([0.0, 0.0, 0.2, 0.4])
+    low, high = stats.t.interval(0.95, 3, some.mean(), stats.sem(some))
+    assert of_share(some).high == pytest.approx(high)
+    assert low < 0
+    assert of_share(some).low == 0
+
+
+def test_undecided_completions_go_along_with_the_label():
+    found = sweep()
+    made, undecided = measured(found), Undecided.of(ALPHAS, found.steered.label, draws=99)
+    assert made["steer_drop_rate"].detail["trend"] == undecided.trend.to_json()
+    assert made["steer_spearman_p"].detail["undecided_trend_p"] == undecided.trend.p
+    for filled in (0, 1):
+        labels = np.nan_to_num(found.steered.label, nan=filled)
+        rho, line = spearman(ALPHAS, labels, draws=9), slope(ALPHAS, labels)
+        assert made["steer_spearman"].detail[f"if_undecided_{filled}"] == rho.value
+        assert made["steer_slope"].detail[f"if_undecided_{filled}"] == line.value
+        low = found.rows()[1]
+        assert low[f"rate_if_undecided_{filled}"] == pytest.approx(labels[:, 0].mean())
+    assert "undecided_trend_p" not in made["steer_logit_spearman_p"].detail
+
+
+def measured(found):
+    made = measurements(Found.of(found, draws=99), Cosine(0.3, 16), n_tokens=1)
+    return {item.name: item for item in made.values()}
 
 
 def test_effects_that_differ_by_rounding_are_ties():

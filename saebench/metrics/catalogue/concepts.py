@@ -12,7 +12,10 @@ from saebench.metrics.catalogue.definition import (
     Range,
 )
 
-TEXTS = "percentile bootstrap over documents (over texts where the data name none), within classes"
+TEXTS = (
+    "percentile bootstrap over documents (over texts where the data name none), within classes; none where a "
+    "class has texts of fewer than 10"
+)
 D = "Cohen 1988, pooled standard deviation with ddof 1"
 NULL = (
     "Westfall and Young 1993: maximum over latents per permutation of the labels of documents (of texts "
@@ -102,6 +105,11 @@ CONCEPTS: tuple[Definition, ...] = (
         source="Hedges 1981",
         interval=TEXTS,
     ),
+    _p(
+        "held_out_p",
+        "d of the chosen latent held out, p",
+        "d on held-out texts of the latent chosen on training texts, in its direction there (one-sided)",
+    ),
     _one(
         "auroc_held_out",
         "AUROC of the chosen latent, held out",
@@ -157,7 +165,9 @@ CONCEPTS: tuple[Definition, ...] = (
     _one(
         "behaviour_minus_control",
         "d on the behaviour − |d| on controls",
-        "d on held-out texts − |d| on control texts, of the latent chosen on training texts",
+        "d on held-out texts − |d| on control texts, of the latent chosen on training texts; where nothing "
+        "separates the controls |d| on them is above 0 by chance, which biases this by −E|d| (about −0.26 "
+        "with 20 + 20 texts)",
         "higher",
         interval=f"{TEXTS}; the two are drawn apart",
     ),

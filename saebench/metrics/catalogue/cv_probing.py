@@ -6,7 +6,8 @@ from saebench.metrics.catalogue.definition import NO_INTERVAL, SHARE, Definition
 
 TEXTS = (
     "percentile bootstrap over documents (texts where no document has two) of the predictions out of "
-    "fold; the probes stay as fitted, and p says what chance gives"
+    "fold, widened for training sets (Nadeau and Bengio 2003): distances from the value times "
+    "√(1 + k/(k − 1)) for k folds, within what the score can be"
 )
 PAIRED = f"{TEXTS}; the same draws for both arms"
 DIFFERENCE: Range = (-1.0, 1.0)

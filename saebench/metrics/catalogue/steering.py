@@ -11,7 +11,8 @@ from saebench.metrics.catalogue.definition import (
     Range,
 )
 
-PROMPTS = "percentile bootstrap over prompts"
+PROMPTS = "delete-one-prompt jackknife with Student's t; none where all prompts say the same"
+SHARE_OF_PROMPTS = f"{PROMPTS}, but where none or all have it Wilson's over prompts"
 CORRELATION: Range = (-1.0, 1.0)
 WITHIN = "permutation of the outcomes within each prompt, two-sided"
 ENDS = "slope between the means at the least α and the largest"
@@ -80,7 +81,7 @@ def _of_outcome(prefix: str, name: str, outcome: str, unit: str) -> tuple[Defini
             "p",
             "none",
             SHARE,
-            "rank among random unit directions of equal norm; one whose outcome cannot be read counts",
+            "rank among n random unit directions of equal norm, unread ones as large; ≤ .05 takes n ≥ 19",
             NO_INTERVAL,
         ),
         Definition(
@@ -90,7 +91,7 @@ def _of_outcome(prefix: str, name: str, outcome: str, unit: str) -> tuple[Defini
             "p",
             "none",
             SHARE,
-            "rank among random alive latents of equal norm",
+            "rank among n random alive latents of equal norm; never below 1/(1 + n): ≤ .05 takes n ≥ 19",
             NO_INTERVAL,
         ),
     )
@@ -176,8 +177,8 @@ STEERING: tuple[Definition, ...] = (
         "share",
         "lower",
         SHARE,
-        "rates are of what is left, and the share that is dropped may change with α",
-        PROMPTS,
+        "rates are of what is left, and the share that is dropped may change with α: its trend is tested",
+        SHARE_OF_PROMPTS,
     ),
     Definition(
         "steer_cosine_mean_difference",
