@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -26,7 +27,9 @@ from saebench.probing.cv_folds import draw_folds
 from saebench.protocols import Concept, CrossValidation
 from saebench.record import Record
 from saebench.report.cv_probing import section
-from tests.small_world import LENGTH, World, make_world
+from saebench.train import save_checkpoint
+from tests.small_runs import random_sae
+from tests.small_world import LENGTH, SITE, World, make_world
 from tests.tiny_models import VOCAB
 
 N = 40
@@ -55,7 +58,7 @@ def write_texts(
 
 
 def prepared(
-    world: World, *concepts: Concept, saes=("good", "bad"), batch_size=8, asked=ASKED
+    world: World, *concepts: Concept, saes=("good", "bad"), batch_size=8, asked=ASKED, **options
 ) -> Run:
     config = Config(
         model=ModelSpec(str(world.model)),
@@ -66,8 +69,11 @@ def prepared(
         suites=("cv_probing",),
         concepts=concepts,
         cross_validation=asked,
+        **options,
     )
-    places = {name: str(world.folder / "saes" / name) for name in saes}
+    if not isinstance(saes, dict):
+        saes = {name: name for name in saes}
+    places = {name: str(world.folder / "saes" / folder) for name, folder in saes.items()}
     return prepare(config, [(name, ref, SAESpec(ref)) for name, ref in places.items()])
 
 
@@ -171,7 +177,7 @@ def test_the_other_sae_can_be_named(world, concept):
     asked = replace(ASKED, other="bad")
     records = measured(prepared(world, concept, asked=asked))
     assert records["good/upper"].get("cv_auroc_other").value is not None
-    assert "bad is the other SAE itself" in records["bad/upper"].get("cv_auroc_other").reason
+    assert "it is the other SAE itself" in records["bad/upper"].get("cv_auroc_other").reason
     run = prepared(world, concept, asked=replace(ASKED, other="worse"))
     with pytest.raises(ConfigError, match=r"'worse' as the other SAE.*good, bad"):
         CvProbingJob(run, [])
@@ -201,6 +207,57 @@ def test_keys_hold_the_protocol_the_texts_and_the_other_checkpoints(world, conce
         )
     ]
     assert len(set(keys)) == 4
+
+
+@pytest.fixture(scope="module")
+def third(world) -> str:
+    """Another checkpoint at the site of the two."""
+    sae = random_sae(seed=7)
+    sae.cfg = replace(sae.cfg, site=SITE, model="counting")
+    save_checkpoint(sae, world.folder / "saes" / "third")
+    return "third"
+
+
+def key_of_good(world, concept, saes, **options) -> str:
+    return PART.keys(prepared(world, concept, saes=saes, **options))["good/upper"]
+
+
+def test_the_key_holds_the_one_other_sae_and_so_the_order_of_checkpoints(world, concept, third):
+    keys = {
+        key_of_good(world, concept, saes)
+        for saes in (("good", "bad", third), ("good", third, "bad"), ("good",))
+    }
+    assert len(keys) == 3
+
+
+def test_a_checkpoint_that_is_not_the_other_changes_no_key(world, concept, third):
+    key = key_of_good(world, concept, ("good", "bad", third))
+    assert key_of_good(world, concept, ("good", "bad")) == key
+    assert key_of_good(world, concept, {"good": "good", "b": "bad", "c": "third"}) == key
+    named = {"asked": replace(ASKED, other="bad")}
+    assert key_of_good(world, concept, ("good", third, "bad"), **named) == key
+    renamed = {"asked": replace(ASKED, other="b")}
+    assert key_of_good(world, concept, {"good": "good", "b": "bad"}, **renamed) == key
+
+
+def test_names_of_one_site_are_one_site_in_keys_as_in_passes(world, concept, third):
+    sae = random_sae(seed=8)
+    sae.cfg = replace(sae.cfg, site="hidden_states[2]", model="counting")
+    save_checkpoint(sae, world.folder / "saes" / "alias")
+    run = prepared(world, concept, saes=("good", "alias"))
+    assert len({run.subject(target).reads for target in run.targets}) == 1
+    other, reason = cv_probing.other_of(run, run.targets[0])
+    assert (other.name, reason) == ("alias", "")
+
+
+def test_a_case_alone_is_set_beside_another_in_the_dtype_of_the_run(world, concept):
+    options = {"sae_dtype": "bfloat16"}
+    together = measured(prepared(world, concept, **options))["bad/upper"]
+    run = prepared(world, concept, **options)
+    job = CvProbingJob(run, [case for case in PART.cases(run) if case.name == "bad/upper"])
+    (alone,) = run_jobs(run, [job])
+    assert {target.checkpoint.sae.dtype for target in run.targets} == {torch.bfloat16}
+    assert numbers(alone) == numbers(together)
 
 
 def test_texts_of_one_class_give_a_reason_and_other_concepts_are_measured(world, concept):

@@ -82,6 +82,17 @@ def test_without_a_code_nothing_is_stored():
     assert (peaks.values.nnz, peaks.positions.shape) == (0, (2, 4))
 
 
+def test_matrices_are_made_once_and_again_after_another_batch():
+    peaks = PeakCodes(2, 2)
+    peaks.update(viewed(torch.tensor([[3.0, 0.0]]), [0], [0]))
+    first = peaks.values
+    assert peaks.values is first
+    assert peaks.positions is peaks.positions
+    peaks.update(viewed(torch.tensor([[0.0, 4.0]]), [1], [2]))
+    np.testing.assert_array_equal(peaks.values.toarray(), [[3, 0], [0, 4]])
+    np.testing.assert_array_equal(peaks.positions.toarray(), [[1, 0], [0, 3]])
+
+
 def test_nothing_is_decoded_and_no_prediction_made_for_peaks():
     assert not PeakCodes.needs_predictions
     assert not PeakCodes.needs_reconstruction

@@ -11,9 +11,11 @@ from saebench.errors import CheckpointError
 from saebench.generation.completions import complete
 from saebench.labelling import load_rules
 from saebench.measure import steering as part
-from saebench.measure.cases import CasePart
-from saebench.measure.steering.job import PART, SteeringJob, _single, identity
-from saebench.measure.steering.prompts import prompts_of
+from saebench.measure.cases import Case, CasePart
+from saebench.measure.jobs import run_jobs
+from saebench.measure.steering import job
+from saebench.measure.steering.job import PART, SteeringJob, _single
+from saebench.measure.steering.prompts import _with_column, prompts_of
 from saebench.metrics.catalogue.steering import STEERING
 from saebench.models.steered import steered
 from saebench.passes import Reading, Subject
@@ -57,6 +59,10 @@ def record(run):
 def few(world, *concepts, **options):
     (found,) = measured(prepared(world, *concepts, **{**FEW, **options})).values()
     return found
+
+
+def identity(run, concept="upper"):
+    return job.identity(run, Case(run.targets[0], concept, "concepts"))
 
 
 def value(record, name):
@@ -325,7 +331,7 @@ def test_cases_without_a_record_alone_are_measured(world):
     cases = CasePart(PART, part.identity, SteeringJob).cases(run)
     assert [case.name for case in cases] == ["planted/upper", "noise/upper"]
     job = SteeringJob(run, cases[1:])
-    assert [target.name for target in job.targets] == ["noise"]
+    assert [record.name for record in run_jobs(run, [job])] == ["noise/upper"]
 
 
 def test_a_checkpoint_that_writes_elsewhere_than_it_reads_is_refused():
@@ -335,3 +341,16 @@ def test_a_checkpoint_that_writes_elsewhere_than_it_reads_is_refused():
         _single(Subject("t", sae, (sites[0],), (sites[1],)))
     with pytest.raises(CheckpointError):
         _single(Subject("t", sae, (Reading(sites[0].site, 0, 1),), (Reading(sites[0].site, 0, 1),)))
+    less_the_first = (Reading(sites[0].site, 1, minus=0),)
+    with pytest.raises(CheckpointError):
+        _single(Subject("t", sae, less_the_first, less_the_first))
+
+
+def test_prompts_of_a_table_may_be_in_the_column_that_completions_take(tmp_path):
+    table = tmp_path / "p.jsonl"
+    table.write_text('{"prompt": "w3 w4"}\n{"prompt": "w5"}\n')
+    assert _with_column(str(table)) == f"{table}#prompt"
+    assert _with_column(f"{table}#other") == f"{table}#other"
+    table.write_text('{"text": "w3 w4"}\n')
+    assert _with_column(str(table)) == str(table)
+    assert _with_column("uniform?seed=1") == "uniform?seed=1"

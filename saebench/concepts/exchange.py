@@ -59,6 +59,13 @@ class Exchange:
         return int(self.resampled.max()) + 1
 
     @property
+    def n_resampled_by_class(self) -> tuple[int, int]:
+        """How many of them hold texts of the negative class, and how many of the positive one."""
+        positive = self.labels[self.unit]
+        n0, n1 = (len(np.unique(self.resampled[side])) for side in (~positive, positive))
+        return n0, n1
+
+    @property
     def resampled_unit(self) -> str:
         """What a bootstrap draws, in words."""
         return "texts" if self.kind == "texts" else "documents"

@@ -17,6 +17,7 @@ from saebench.concepts.separation import ROUNDING, factor
 
 SHUFFLED = 50
 SMALLEST = 2  # texts of each class that a half needs
+AT_ONCE = 2**22  # values of d in memory
 
 
 @dataclass(frozen=True)
@@ -96,21 +97,33 @@ def stability(
         )
         if sizes.min(initial=SMALLEST) < SMALLEST:
             return None
-        found.append(_in_halves(columns, first, each))
-    d, shuffled = found
-    best = np.abs(d).argmax(0)
-    half = np.arange(2 * n_splits)
-    other = np.roll(d, n_splits, axis=1)[best, half]
+        found.append(_compared(columns, first, each, k))
+    (overlap, d_max, winner, transferred), (shuffled_overlap, shuffled_d_max, *_) = found
     return Stability(
-        k,
-        columns.m,
-        _overlap(d, k),
-        np.abs(d).max(0),
-        best,
-        other * np.where(d[best, half] < 0, -1, 1),
-        _overlap(shuffled, k),
-        np.abs(shuffled).max(0),
+        k, columns.m, overlap, d_max, winner, transferred, shuffled_overlap, shuffled_d_max
     )
+
+
+def _compared(
+    columns: Columns, first: np.ndarray, labels: np.ndarray, k: int
+) -> tuple[np.ndarray, ...]:
+    """Overlap ``[S]``, then largest |d|, winner and its d on the other half, each ``[2S]``.
+
+    A bounded number of splits is in memory at a time.
+    """
+    size = max(1, AT_ONCE // (2 * max(columns.m, 1)))
+    parts = []
+    for start in range(0, first.shape[1], size):
+        some = slice(start, start + size)
+        d = _in_halves(columns, first[:, some], labels[:, some])
+        overlap, sizes = _overlap(d, k), np.abs(d)
+        best, half = sizes.argmax(0), np.arange(d.shape[1])
+        other = np.roll(d, len(overlap), axis=1)[best, half]
+        transferred = other * np.where(d[best, half] < 0, -1, 1)
+        sides = (sizes.max(0), best, transferred)
+        parts.append((overlap, *(side.reshape(2, -1) for side in sides)))
+    overlap, *both = (np.concatenate(item, axis=-1) for item in zip(*parts, strict=True))
+    return overlap, *(side.reshape(-1) for side in both)
 
 
 def _in_halves(columns: Columns, first: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -104,8 +104,9 @@ def permuted(
 ) -> Nulls:
     """The nulls of eligible ``columns`` with their ``ranks`` and the ``separation`` that was observed.
 
-    Columns whose d is infinite under an arrangement do not count in it. Source: Westfall and Young 1993,
-    Resampling-based multiple testing, on maxima; Phipson and Smyth 2010 on p.
+    Columns whose d is infinite under an arrangement have no part in its maxima; in their own p and in the
+    number of columns with |d| > 1 they count. Source: Westfall and Young 1993, Resampling-based multiple
+    testing, on maxima; Phipson and Smyth 2010 on p.
     """
     labels = exchange.permutations(n_permutations, seed)
     count = labels.shape[1]
@@ -113,14 +114,14 @@ def permuted(
     share, over, beyond = np.zeros(count), np.zeros(count), np.zeros(columns.m)
     away = np.zeros(count)
     n1 = labels.sum(0)
-    seen = np.where(np.isfinite(separation.d), np.abs(separation.d), np.inf)
+    seen = np.abs(separation.d)
     for block in columns.blocks():
         for part in parts:
             found = _shares(columns, block, labels[:, part])
             c = factor(n1[part], columns.n)
-            np.maximum(share[part], found.max(0, initial=0), out=share[part])
             over[part] += (found > LARGE**2 / (c + LARGE**2)).sum(0)
             beyond[block[0]] += (found >= _share_of(seen[block[0]], c)).sum(1)
+            np.maximum(share[part], _largest_finite(found), out=share[part])
     for block in ranks.blocks():
         for part in parts:
             sums = np.abs(ranks.centred_sums(block, labels[:, part])).max(0, initial=0)
@@ -129,7 +130,7 @@ def permuted(
     return Nulls(
         Null(float(finite.max(initial=0)), magnitude(share, n1, columns.n)),
         Null(float(np.abs(separation.auroc - 0.5).max(initial=0)), away),
-        Null(float((finite > LARGE).sum()), over),
+        Null(float((seen > LARGE).sum()), over),
         (1 + beyond) / (1 + count),
         exchange.is_exact,
         count,
@@ -137,18 +138,49 @@ def permuted(
     )
 
 
+def one_sided_p(
+    columns: Columns, exchange: Exchange, n_permutations: int, seed: int
+) -> tuple[float, float]:
+    """p of the d of ``columns``, which are one, against permuted labels with a d as high; and the least p.
+
+    Only a column that is higher in the positive class can have a low p. Source: Phipson and Smyth 2010.
+    """
+    actual = exchange.labels[exchange.unit][:, None]
+    labels = exchange.permutations(n_permutations, seed)
+    parts = [labels[:, at : at + TOGETHER] for at in range(0, labels.shape[1], TOGETHER)]
+    observed, *samples = (_angles(columns, part) for part in (actual, *parts))
+    reached = sum(int((part >= observed - (1 - TIE)).sum()) for part in samples)
+    count = labels.shape[1]
+    least = 1 / (1 + count)  # of all others where all arrangements were gone through
+    return (1 + reached) / (1 + count), least
+
+
+def _angles(columns: Columns, labels: np.ndarray) -> np.ndarray:
+    """arctan d ``[b]`` of one column: it rises with d and is finite where d is not."""
+    (block,) = columns.blocks()
+    sums = columns.centred_sums(block, labels)
+    n1 = labels.sum(0)
+    d = np.sign(sums) * magnitude(explained(sums, columns.spread, n1, columns.n), n1, columns.n)
+    return np.asarray(np.arctan(d[0]))
+
+
 def _share_of(d: np.ndarray, c: np.ndarray) -> np.ndarray:
     """The explained share ``[size, b]`` (or ``[size, 1]``) from which on a column has |d| or more."""
     c = c[:1] if (c == c[0]).all() else c  # classes of one size: the same for all arrangements
     own = (TIE * d[:, None]) ** 2
     with np.errstate(invalid="ignore"):
-        return np.where(np.isinf(own), 1.0, own / (c + own))
+        # an infinite d is one of which next to nothing is left within the classes, see magnitude
+        return np.where(np.isinf(own), 1 - ROUNDING, own / (c + own))
 
 
 def _shares(columns: Columns, block: tuple[slice, Any], labels: np.ndarray) -> np.ndarray:
-    """Explained shares ``[size, b]``, 0 where nothing is left within the classes."""
+    """Explained shares ``[size, b]``."""
     sums = columns.centred_sums(block, labels)
-    found = explained(sums, columns.spread[block[0]], labels.sum(0), columns.n)
-    if found.max(initial=0) >= 1 - ROUNDING:
-        found[found >= 1 - ROUNDING] = 0
-    return found
+    return explained(sums, columns.spread[block[0]], labels.sum(0), columns.n)
+
+
+def _largest_finite(shares: np.ndarray) -> np.ndarray:
+    """The largest of ``shares[size, b]`` that leave something within the classes, ``[b]``; overwrites."""
+    if shares.max(initial=0) >= 1 - ROUNDING:
+        shares[shares >= 1 - ROUNDING] = 0
+    return np.asarray(shares.max(0, initial=0))

@@ -7,6 +7,7 @@ the two are tokenised separately (see :mod:`saebench.data.prompted`).
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,8 @@ class OpenConcept:
     ``classes`` are the other class and the ``positive`` one, so that the label 1 is positive in every
     split. (Controls may have two classes of their own.) ``facts`` are plain JSON values: where labels
     come from, how many texts each split has of each class and what was left out, how far judges agree,
-    precision and recall of rules. ``digest`` is SHA-256 (hex) over the digests of the splits.
+    precision and recall of rules. ``digest`` is SHA-256 (hex) over the digests of the splits and the facts,
+    names of files aside.
     """
 
     name: str
@@ -90,13 +92,20 @@ def open_concept(
     classes = _two_classes(data, concept)
     train, kept, how = _split(data, concept, held_out, seed, read)
     parts = {"train": train, "held_out": kept}
-    if concept.control:
-        parts["control"] = read(concept.control, control=True)
     texts = {
         name: part.labelled(f"{concept.name} ({name})", _classes_of(name, part, classes))
         for name, part in parts.items()
         if part is not None
     }
+    no_control = ""
+    if concept.control:
+        try:  # what controls would say is one answer of several
+            part = read(concept.control, control=True)
+            own = _classes_of("control", part, classes)
+            texts["control"] = part.labelled(f"{concept.name} (control)", own)
+            parts["control"] = part
+        except DataError as error:
+            no_control = str(error)
     facts = {
         "labels": source.describe(),
         "classes": list(classes),
@@ -108,11 +117,13 @@ def open_concept(
             for name, part in parts.items()
             if part is not None and (name != "held_out" or concept.held_out)
         },
+        **({"no_control": no_control} if no_control else {}),
         **source.quality(data.drawn.examples, clusters(data.drawn.examples)),
     }
     digest = hashlib.sha256("\0".join([*classes]).encode())
     for name, text in sorted(texts.items()):
         digest.update(f"\0{name}\0{text.digest}".encode())
+    digest.update(b"\0" + json.dumps(_content(facts), sort_keys=True).encode())
     return OpenConcept(
         concept.name,
         texts["train"],
@@ -123,6 +134,15 @@ def open_concept(
         facts,
         digest.hexdigest(),
     )
+
+
+def _content(fact: Any) -> Any:
+    """Facts without the names of files, to six digits: sums in another order give the same."""
+    if isinstance(fact, Mapping):
+        return {key: _content(item) for key, item in fact.items() if key not in ("spec", "file")}
+    if isinstance(fact, list | tuple):
+        return [_content(item) for item in fact]
+    return float(f"{fact:.6g}") if isinstance(fact, float) else fact
 
 
 def _split(

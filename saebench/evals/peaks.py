@@ -22,6 +22,7 @@ class PeakCodes:
     def __init__(self, n_texts: int, d_sae: int) -> None:
         self.n_texts, self.d_sae = n_texts, d_sae
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._made: dict[int, sparse.csr_array] = {}
 
     def update(self, view: SubjectView) -> None:
         """Take in one batch."""
@@ -36,6 +37,7 @@ class PeakCodes:
         first = torch.ones_like(cells, dtype=torch.bool)
         first[1:] = cells[1:] != cells[:-1]
         kept = order[first]
+        self._made.clear()
         self._parts.append(
             (
                 cells[first].cpu().numpy(),
@@ -47,7 +49,7 @@ class PeakCodes:
     @property
     def values(self) -> sparse.csr_array:
         """The largest codes ``[n_texts, d_sae]`` float32; nothing is stored where a latent is silent."""
-        return self._matrix(1, np.float32)
+        return self._once(1, np.float32)
 
     @property
     def positions(self) -> sparse.csr_array:
@@ -55,9 +57,15 @@ class PeakCodes:
 
         Plus one, so that the first token is not the zero of a sparse matrix.
         """
-        return self._matrix(2, np.int64, shift=1)
+        return self._once(2, np.int64, shift=1)
 
-    def _matrix(self, which: int, dtype: type, shift: int = 0) -> sparse.csr_array:
+    def _once(self, which: int, dtype: type, shift: int = 0) -> sparse.csr_array:
+        """A matrix, kept until another batch comes."""
+        if which not in self._made:
+            self._made[which] = self._matrix(which, dtype, shift)
+        return self._made[which]
+
+    def _matrix(self, which: int, dtype: type, shift: int) -> sparse.csr_array:
         shape = (self.n_texts, self.d_sae)
         if not self._parts:
             return sparse.csr_array(shape, dtype=dtype)

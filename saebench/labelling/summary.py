@@ -25,7 +25,8 @@ def summary(
 ) -> list[str]:
     """A table of the labels' classes, then one of agreement and scores for each of the other judges.
 
-    Labels that are the ``consensus`` of the judges are no judge of their own. Intervals resample texts, or their documents where ``groups`` names that of each.
+    Labels that are the ``consensus`` of the judges are no judge of their own. Intervals resample texts, or
+    their documents where ``groups`` names that of each.
     """
     lines = class_counts(labels)
     if not judges:

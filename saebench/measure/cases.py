@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
 
 from saebench.config.defaults import about
-from saebench.errors import SaebenchError
+from saebench.errors import HubError, MissingExtraError, SaebenchError
 from saebench.grouping import case_name, case_names
 from saebench.measure.jobs import Job
 from saebench.measure.records import identity as model_identity
 from saebench.measure.records import make_record
 from saebench.measure.run import Run, Target
 from saebench.metrics.catalogue import FAMILIES
-from saebench.passes import Calibration, Subject
+from saebench.passes import Calibration, Stack, Subject
+from saebench.passes.requests import SiteObserver, SubjectObserver
 from saebench.record import Measurement, Record
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -32,13 +37,22 @@ class Case:
         return case_name(self.target.name, self.case, self.about)
 
 
+Identity = Callable[[Run, Case], Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class CasePart:
-    """A part of a run that is about cases: its suite, what its numbers depend on, its job."""
+    """A part of a run that is about cases: its suite, what its numbers depend on, its job.
+
+    ``retried``: whether a record without values is tried again where its details do not say. ``names``
+    gives the names of this run that details of the part hold, which no key knows.
+    """
 
     suite: str
-    identity: Callable[[Run, str], Mapping[str, Any]]
+    identity: Identity
     job: Callable[[Run, Sequence[Case]], Job]
+    retried: bool = False
+    names: Callable[[Run, Case], Mapping[str, Any]] = lambda run, case: {}
 
     def cases(self, run: Run) -> list[Case]:
         """Every case of a run, in the order of checkpoints."""
@@ -54,19 +68,59 @@ class CasePart:
 
         What cannot be identified (texts that are not there) raises nothing here: the record says why.
         """
-        identities = {
-            name: self._identity(run, name) for name in case_names(run.config, self.suite)
-        }
-        return {
-            case.name: run.key(case.target, self.suite, identities[case.case])
-            for case in self.cases(run)
-        }
+        return {case.name: self._key(run, case) for case in self.cases(run)}
 
-    def _identity(self, run: Run, case: str) -> Mapping[str, Any]:
+    def _key(self, run: Run, case: Case) -> str:
+        known = identified(run, case, self.suite, self.identity)
+        return run.key(case.target, self.suite, {"case": case.case, **known})
+
+    def to_try_again(self, record: Record) -> bool:
+        """Whether a record holds no value for a reason that may have passed: memory, a package, the hub."""
+        if any(m.value is not None for m in record.measurements.values()):
+            return False
+        said = record.details.get(self.suite, {}).get("retry")
+        return said if isinstance(said, bool) else self.retried
+
+
+class CaseJob:
+    """A job about cases, of which nothing is on the run's own text.
+
+    Texts of concepts are read for every checkpoint of the run, so that all of them are its ``targets``:
+    those are placed and calibrated.
+    """
+
+    def __init__(self, run: Run, cases: Sequence[Case]) -> None:
+        self.cases = list(cases)
+        self.targets: Sequence[Target] = run.targets
+        self.site_observers: Mapping[Stack, Sequence[SiteObserver]] = {}
+        self.subject_observers: Mapping[str, Sequence[SubjectObserver]] = {}
+
+    def by_case(self) -> Iterator[tuple[str, list[Case]]]:
+        """The cases of each variant or concept, in the order given."""
+        for name in dict.fromkeys(case.case for case in self.cases):
+            yield name, [case for case in self.cases if case.case == name]
+
+
+def once(run: Run, what: str, name: str, make: Callable[[], Made]) -> Made:
+    """What ``make`` gives, or the :class:`SaebenchError` that it raises; made once in a run."""
+    kept: dict[str, Any] = run.kept.setdefault(what, {})
+    if name not in kept:
         try:
-            return {"case": case, **self.identity(run, case)}
+            kept[name] = make()
         except SaebenchError as error:
-            return {"case": case, "failed": str(error)}
+            kept[name] = error
+    if isinstance(kept[name], SaebenchError):
+        raise kept[name].with_traceback(None)  # whose frames would hold what they hold
+    made: Made = kept[name]
+    return made
+
+
+def identified(run: Run, case: Case, suite: str, identity: Identity) -> Mapping[str, Any]:
+    """What the numbers of a case depend on; where that is not to be had, why. Found once in a run."""
+    try:
+        return once(run, f"identities of {suite}", case.name, lambda: identity(run, case))
+    except SaebenchError as error:
+        return {"failed": str(error)}
 
 
 def make_case_record(
@@ -112,22 +166,62 @@ def not_measured(part: str, reason: str) -> dict[str, Measurement]:
     return {item.metric: Measurement(item.metric, None, reason=reason) for item in FAMILIES[part]}
 
 
+def unmeasured(
+    run: Run,
+    case: Case,
+    part: str,
+    refused: Mapping[str, Any],
+    *,
+    identity: Identity,
+    calibration: Calibration,
+) -> Record:
+    """The record of a case that nothing can be measured of, with what :func:`refusal` says."""
+    return make_case_record(
+        run,
+        case,
+        part,
+        run.subject(case.target),
+        not_measured(part, refused["reason"]),
+        details=refused,
+        identity=identified(run, case, part, identity),
+        passes={},
+        seconds=0.0,
+        calibration=calibration,
+    )
+
+
+def refusal(error: SaebenchError) -> dict[str, Any]:
+    """An error as the details of a case without values: the ``reason``, and whether to ``retry``."""
+    return {"reason": reason_of(error), "retry": may_pass(error)}
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether an error, or what led to it, may be gone next time: memory, a package, a file, the hub."""
+    passing = (HubError, MissingExtraError, OSError, MemoryError, ImportError)
+    while error is not None:
+        if isinstance(error, (*passing, torch.OutOfMemoryError)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def reason_of(error: SaebenchError) -> str:
     """An error as the reason why something was not measured: what was found, and the next step."""
     return f"{error.asked}: {error.found}. {error.next_step}"
 
 
-def with_names(record: Record, case: Case) -> Record:
-    """A kept record under the names that the case goes by in this run."""
+def with_names(record: Record, case: Case, names: Mapping[str, Any]) -> Record:
+    """A kept record under the names that the case goes by in this run; ``names`` are those in details."""
     here = {
         "name": case.name,
         "of": case.target.name,
         "case": case.case,
         "reference": str(case.target.checkpoint.reference),
     }
-    return replace(record, checkpoint={**record.checkpoint, **here})
-
-
-def names_of(records: Iterable[Record], checkpoint: str) -> list[Record]:
-    """The records of cases of one checkpoint."""
-    return [record for record in records if record.checkpoint.get("of") == checkpoint]
+    own = record.details.get(record.part, {})
+    own = {**own, **{key: name for key, name in names.items() if key in own}}
+    return replace(
+        record,
+        checkpoint={**record.checkpoint, **here},
+        details={**record.details, record.part: own},
+    )

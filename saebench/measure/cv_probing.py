@@ -11,12 +11,18 @@ import numpy as np
 from scipy import sparse
 
 from saebench.errors import ConfigError, SaebenchError
-from saebench.measure.cases import Case, make_case_record, not_measured, reason_of
-from saebench.measure.concepts.rows import ConceptRows, Split, pool_of, rows_of
+from saebench.measure.cases import (
+    Case,
+    CaseJob,
+    identified,
+    make_case_record,
+    refusal,
+    unmeasured,
+)
+from saebench.measure.concepts.rows import ConceptRows, Split, opened, pool_of, rows_of
 from saebench.measure.jobs import Pass
 from saebench.measure.run import Run, Target, contract
-from saebench.passes import Calibration, Stack, Subject
-from saebench.passes.requests import SiteObserver, SubjectObserver
+from saebench.passes import Calibration, Subject
 from saebench.probing.cv_arms import Arm, Comparison, HeldOut
 from saebench.probing.cv_fit import TOLERANCE
 from saebench.probing.cv_folds import draw_folds
@@ -24,23 +30,61 @@ from saebench.probing.cv_null import WORK
 from saebench.probing.cv_results import CaseProbes
 from saebench.probing.scaling import Matrix
 from saebench.record import Record
+from saebench.sites import parse_site
 
 PART = "cv_probing"
 Few = Literal["", "k", "path"]  # probes on few columns: none, k-sparse ones, the L1 path as well
 
 
-def identity(run: Run, case: str) -> dict[str, Any]:
-    """What the scores depend on beside the run's own: the protocol, every text and label, and the others.
+def identity(run: Run, case: Case) -> dict[str, Any]:
+    """What the scores depend on beside the run's own: the protocol, every text and label, the other SAE.
 
-    The arm "another SAE" is one of the run's checkpoints, so that which those are matters.
+    The other checkpoints of the run, and what any is called, make no difference.
     """
-    named = run.config.cross_validation.other
-    others = {
-        target.name: contract(target.checkpoint)
-        for target in run.targets
-        if not named or target.name == named
+    asked = protocol(run)
+    del asked["other"]  # a name
+    other, reason = other_of(run, case.target)
+    return {
+        PART: {
+            "protocol": asked,
+            "concept": opened(run, case.case).digest,
+            "other": reason if other is None else contract(other.checkpoint),
+        }
     }
-    return {PART: {"protocol": protocol(run), "concept": run.concept(case).digest, "other": others}}
+
+
+def other_of(run: Run, target: Target) -> tuple[Target | None, str]:
+    """The checkpoint to set beside one, the one asked for or the next at the site; or why there is none.
+
+    Sites are told apart by what the files say, before any weight of a model is in memory.
+    """
+    named, names = run.config.cross_validation.other, [item.name for item in run.targets]
+    place = names.index(target.name)
+    others = (*run.targets[place + 1 :], *run.targets[:place])
+    here = [item for item in others if _sites(run, item) == _sites(run, target)]
+    if not named:
+        reason = "no other checkpoint of the run reads this site: add one, or name it as other"
+        return (here[0], "") if here else (None, reason)
+    if named == target.name:
+        return None, "it is the other SAE itself: name another as other"
+    reason = "the checkpoint named as other reads another site: name one at this site"
+    return next(((item, "") for item in here if item.name == named), (None, reason))
+
+
+def names(run: Run, case: Case) -> dict[str, Any]:
+    """What the other SAE of a case is called in this run."""
+    other, _ = other_of(run, case.target)
+    return {"other": None if other is None else other.name}
+
+
+def _sites(run: Run, target: Target) -> list[tuple[object, ...]]:
+    """What a checkpoint reads, whether or not a mean is taken out of it."""
+    found: list[tuple[object, ...]] = []
+    for source in target.checkpoint.sae.cfg.reads:
+        config = run.located[source.model].config.get_text_config()
+        site = parse_site(source.site or "", n_layers=int(config.num_hidden_layers)).canonical
+        found.append((site, source.model, source.minus))
+    return found
 
 
 def protocol(run: Run) -> dict[str, Any]:
@@ -54,7 +98,7 @@ def protocol(run: Run) -> dict[str, Any]:
     }
 
 
-class CvProbingJob:
+class CvProbingJob(CaseJob):
     """Cross-validates the probes of every case; nothing of it is on the run's own text."""
 
     def __init__(self, run: Run, cases: Sequence[Case]) -> None:
@@ -66,23 +110,19 @@ class CvProbingJob:
                 "none of that name in this run",
                 f"Name one of {', '.join(names)}, or leave it out: other = in [cv_probing].",
             )
-        self.cases = cases
-        self.targets: Sequence[Target] = tuple(
-            {case.target.name: case.target for case in cases}.values()
-        )
-        self.site_observers: Mapping[Stack, Sequence[SiteObserver]] = {}
-        self.subject_observers: Mapping[str, Sequence[SubjectObserver]] = {}
+        super().__init__(run, cases)
 
     def finish(self, run: Run, done: Pass) -> Iterator[Record]:
         """Concept by concept, the probes of its cases; arms that cases share are fitted once."""
-        for concept in dict.fromkeys(case.case for case in self.cases):
-            cases = [case for case in self.cases if case.case == concept]
+        for concept, cases in self.by_case():
             try:
                 started = time.perf_counter()
                 probes = ConceptProbes.of(run, concept, cases, done.calibration)
                 shared = time.perf_counter() - started
             except SaebenchError as error:
-                yield from _not_measured(run, cases, reason_of(error), done.calibration)
+                why, known = refusal(error), done.calibration
+                for case in cases:
+                    yield unmeasured(run, case, PART, why, identity=identity, calibration=known)
                 continue
             for case in cases:
                 started = time.perf_counter()
@@ -94,35 +134,12 @@ class CvProbingJob:
                     probes.subjects[case.target.name],
                     found.measurements(),
                     details=found.to_json(),
-                    identity=identity(run, concept),
+                    identity=identified(run, case, PART, identity),
                     passes=probes.rows.calls,
                     seconds=shared + time.perf_counter() - started,
                     calibration=done.calibration,
                     policy={"resampling": probes.comparison.resampled.unit},
                 )
-
-
-def _not_measured(
-    run: Run, cases: Sequence[Case], reason: str, calibration: Calibration
-) -> Iterator[Record]:
-    """The records of a concept that nothing can be measured on."""
-    try:
-        known = identity(run, cases[0].case)
-    except SaebenchError as error:  # as the key of such a case says
-        known = {"failed": str(error)}
-    for case in cases:
-        yield make_case_record(
-            run,
-            case,
-            PART,
-            run.subject(case.target),
-            not_measured(PART, reason),
-            details={"reason": reason},
-            identity=known,
-            passes={},
-            seconds=0.0,
-            calibration=calibration,
-        )
 
 
 @dataclass
@@ -162,7 +179,8 @@ class ConceptProbes:
     def case(self, target: Target) -> CaseProbes:
         """All arms of one checkpoint."""
         name, reads = target.name, self.subjects[target.name].reads
-        other, reason = self._other(name)
+        found, reason = other_of(self.run, target)
+        other = None if found is None else found.name
         arms = {
             "raw": self._arm("raw", reads, lambda split: split.sites[reads].x, "k"),
             "latents": self._latents(name),
@@ -194,31 +212,16 @@ class ConceptProbes:
             )
         return self.fitted[kind, key]
 
-    def _other(self, name: str) -> tuple[str | None, str]:
-        """The checkpoint to set beside one: the one asked for, or the next that reads the same site."""
-        named, reads = self.run.config.cross_validation.other, self.subjects[name].reads
-        names = list(self.subjects)
-        place = names.index(name)
-        others = names[place + 1 :] + names[:place]
-        here = [each for each in others if self.subjects[each].reads == reads]
-        if not named:
-            reason = "no other checkpoint of the run reads this site: add one, or name it as other"
-            return (here[0], "") if here else (None, reason)
-        if named == name:
-            return None, f"{name} is the other SAE itself: name another as other"
-        reason = f"{named} reads another site than {name}: name one at this site as other"
-        return (named, "") if named in here else (None, reason)
-
     def _facts(self, other: str | None) -> dict[str, Any]:
         """How probes were made, and of what."""
-        opened, apart = self.rows.opened, held_apart(self.rows)
+        texts, apart = self.rows.opened, held_apart(self.rows)
         return {
             "protocol": protocol(self.run),
             "concept": {
-                "name": opened.name,
-                "classes": list(opened.classes),
-                "positive": opened.positive,
-                "facts": dict(opened.facts),
+                "name": texts.name,
+                "classes": list(texts.classes),
+                "positive": texts.positive,
+                "facts": dict(texts.facts),
             },
             "other": other,
             "data": [split.text.describe() for split in pooled_splits(self.rows)],

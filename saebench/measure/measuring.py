@@ -17,7 +17,7 @@ from saebench.measure import (
     seeds,
     steering,
 )
-from saebench.measure.cases import Case, CasePart, with_names
+from saebench.measure.cases import Case, CasePart, once, with_names
 from saebench.measure.jobs import Job, Part, run_jobs
 from saebench.measure.run import Run, Target, prepare
 from saebench.record import Record, united
@@ -40,9 +40,18 @@ BY_SUITE = {
 }
 # the same, of parts about a checkpoint under a variant of its model, or on a concept
 CASES_BY_SUITE = {
-    "portability": CasePart("portability", portability.identity, portability.PortabilityJob),
+    "portability": CasePart(
+        "portability",
+        lambda run, case: once(
+            run, "variants identified", case.case, lambda: portability.identity(run, case.case)
+        ),
+        portability.PortabilityJob,
+        retried=True,
+    ),
     "concepts": CasePart("concepts", concepts.identity, concepts.ConceptsJob),
-    "cv_probing": CasePart("cv_probing", cv_probing.identity, cv_probing.CvProbingJob),
+    "cv_probing": CasePart(
+        "cv_probing", cv_probing.identity, cv_probing.CvProbingJob, names=cv_probing.names
+    ),
     "steering": CasePart("steering", steering.identity, steering.SteeringJob),
 }
 
@@ -113,10 +122,7 @@ def measure(
         )
         for target in run.targets
     }
-    matched = {
-        name: _group(run.store, config, name, members[name], key)
-        for name, key in group_keys.items()
-    }
+    matched = {name: _group(run.store, config, name, key) for name, key in group_keys.items()}
     return Results(records, matched, _cases(run, cases))
 
 
@@ -140,17 +146,14 @@ def case_parts(config: Config) -> list[CasePart]:
 
 
 def missing_cases(run: Run, cases: Cases) -> dict[str, list[Case]]:
-    """The cases without a record, by suite.
+    """The cases without a record, by suite, and those that something prevented which may have passed."""
 
-    One that holds no value at all was prevented by something (memory, a package): it is tried again.
-    """
-
-    def lacks(key: str) -> bool:
+    def lacks(suite: str, key: str) -> bool:
         record = run.store.read(key)
-        return record is None or all(m.value is None for m in record.measurements.values())
+        return record is None or CASES_BY_SUITE[suite].to_try_again(record)
 
     found = {
-        suite: [case for case in every if lacks(by_name[case.name])]
+        suite: [case for case in every if lacks(suite, by_name[case.name])]
         for suite, (every, by_name) in cases.items()
     }
     return {suite: missing for suite, missing in found.items() if missing}
@@ -159,12 +162,14 @@ def missing_cases(run: Run, cases: Cases) -> dict[str, list[Case]]:
 def _cases(run: Run, cases: Cases) -> dict[str, Record]:
     """The record of each case; parts about one case are united."""
     found: dict[str, list[Record]] = {}
-    for every, by_name in cases.values():
+    for suite, (every, by_name) in cases.items():
         for case in every:
             record = run.store.read(by_name[case.name])
             if record is None:
                 raise _gone(case.name, run.store)
-            found.setdefault(case.name, []).append(with_names(record, case))
+            found.setdefault(case.name, []).append(
+                with_names(record, case, CASES_BY_SUITE[suite].names(run, case))
+            )
     return {name: united(records) for name, records in found.items()}
 
 
@@ -177,9 +182,7 @@ def _kept(store: RecordStore, target: Target, key: str) -> Record:
     return replace(record, checkpoint={**record.checkpoint, **here})
 
 
-def _group(
-    store: RecordStore, config: Config, name: str, targets: Sequence[Target], key: str
-) -> Record:
+def _group(store: RecordStore, config: Config, name: str, key: str) -> Record:
     """The record of a group, with what the configuration says it is to be compared as."""
     record = store.read(key)
     if record is None:

@@ -13,7 +13,7 @@ from saebench.config import Config, DataSpec, ModelSpec, SAESpec
 from saebench.data import TokenStream, open_stream
 from saebench.data.concepts import OpenConcept, open_concept
 from saebench.data.labelled import LabelledText, open_task
-from saebench.errors import ConfigError
+from saebench.errors import ConfigError, ModelError, SaebenchError
 from saebench.loading import Checkpoint, open_checkpoint
 from saebench.metrics.catalogue import FAMILIES
 from saebench.metrics.sums import N_GROUPS
@@ -58,12 +58,9 @@ class Run:
 
     @cached_property
     def models(self) -> tuple[LanguageModel, ...]:
-        """The language models, loaded on first use."""
-        device = device_of(self.config)
-        return tuple(
-            LanguageModel.open(located, precision=spec.precision, device=device)
-            for spec, located in zip(self.specs, self.located, strict=True)
-        )
+        """The language models, loaded on first use; raises :class:`ModelError`."""
+        opened = zip(self.specs, self.located, strict=True)
+        return tuple(_open_model(located, spec, self.config) for spec, located in opened)
 
     def key(self, target: Target, part: str, identity: Mapping[str, Any]) -> str:
         """The key of the record of one part: what its numbers depend on, ``identity`` included."""
@@ -117,23 +114,29 @@ class Run:
 
     def concept(self, name: str) -> OpenConcept:
         """The texts of a concept, read on first use; raises :class:`DataError` where they do not serve."""
-        opened: dict[str, OpenConcept] = self.kept.setdefault("concepts", {})
+        opened: dict[str, OpenConcept | SaebenchError] = self.kept.setdefault("concepts", {})
         if name not in opened:
             assert self.config.data is not None  # checked when the run was prepared
             asked = self.config.concept_statistics
             wanted = next(item for item in self.config.concepts if item.name == name)
-            opened[name] = open_concept(
-                wanted,
-                self.tokenizer,
-                length=self.concept_length,
-                seed=asked.seed,
-                held_out=asked.held_out,
-                max_texts=asked.max_texts,
-                vocab_size=self.vocab_size,
-                model=self.located[0].id,
-                mask=self.config.data.mask,  # type: ignore[arg-type]
-            )
-        return opened[name]
+            try:
+                opened[name] = open_concept(
+                    wanted,
+                    self.tokenizer,
+                    length=self.concept_length,
+                    seed=asked.seed,
+                    held_out=asked.held_out,
+                    max_texts=asked.max_texts,
+                    vocab_size=self.vocab_size,
+                    model=self.located[0].id,
+                    mask=self.config.data.mask,  # type: ignore[arg-type]
+                )
+            except SaebenchError as error:
+                opened[name] = error  # a file that does not serve is read once
+        found = opened[name]
+        if isinstance(found, SaebenchError):
+            raise found
+        return found
 
     @property
     def tokenizer(self) -> Any:
@@ -164,22 +167,34 @@ class Run:
 
     def subject(self, target: Target) -> Subject:
         """What the pass needs of a target, its sites resolved and its widths checked against the model."""
-        cfg = target.checkpoint.sae.cfg
-        reads = tuple(self._reading(source, cfg.d_in, target.name) for source in cfg.reads)
-        writes = tuple(self._reading(source, cfg.d_out, target.name) for source in cfg.writes)
-        return Subject(target.name, target.checkpoint.sae, reads, writes)
+        return subject_on(self.models, target)
 
-    def _reading(self, source: Source, width: int, name: str) -> Reading:
-        """A source of a checkpoint as an activation of this run."""
-        assert source.site is not None  # checked when the run was prepared
-        model = self.models[source.model]
-        site = model.site(source.site)
-        # as TransformerLens: only what writes to the stream, and only where nothing depends on it
-        centred = source.centred and site.kind in CENTRED and model.ignores_mean
-        reading = Reading(site, source.model, source.minus, centred)
-        for number in reading.models:
-            self.models[number].check_width(reading.site, width, name)
-        return reading
+
+def subject_on(models: Sequence[LanguageModel], target: Target) -> Subject:
+    """A target on these models, its sites resolved and its widths checked.
+
+    Raises
+    ------
+    SiteError : a model has no such activation.
+    ModelError : it has another width.
+    """
+    cfg = target.checkpoint.sae.cfg
+    reads = tuple(_reading(models, source, cfg.d_in, target.name) for source in cfg.reads)
+    writes = tuple(_reading(models, source, cfg.d_out, target.name) for source in cfg.writes)
+    return Subject(target.name, target.checkpoint.sae, reads, writes)
+
+
+def _reading(models: Sequence[LanguageModel], source: Source, width: int, name: str) -> Reading:
+    """A source of a checkpoint as an activation of the models."""
+    assert source.site is not None  # checked when the run was prepared
+    model = models[source.model]
+    site = model.site(source.site)
+    # as TransformerLens: only what writes to the stream, and only where nothing depends on it
+    centred = source.centred and site.kind in CENTRED and model.ignores_mean
+    reading = Reading(site, source.model, source.minus, centred)
+    for number in reading.models:
+        models[number].check_width(reading.site, width, name)
+    return reading
 
 
 def prepare(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> Run:
@@ -258,6 +273,18 @@ def _open_data(config: Config, located: Located) -> TokenStream:
             "Lower context_size.",
         )
     return _stream(spec, located, config)
+
+
+def _open_model(located: Located, spec: ModelSpec, config: Config) -> LanguageModel:
+    """A model of the run on its device; raises :class:`ModelError`, also where it does not fit."""
+    try:
+        return LanguageModel.open(located, precision=spec.precision, device=device_of(config))
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"the model {located.id} in {spec.precision}",
+            "it does not fit into memory",
+            "Choose a smaller precision or another device.",
+        ) from error
 
 
 def _stream(spec: DataSpec, located: Located, config: Config) -> TokenStream:

@@ -7,6 +7,7 @@ from typing import Any
 
 from saebench.record import Record
 from saebench.report import escape
+from saebench.report.concept_labels import labels
 from saebench.report.digits import count, number_or_dash
 from saebench.report.stored import mapping
 from saebench.report.table import markdown_grid
@@ -24,8 +25,10 @@ def section(record: Record) -> str:
     if not latents:
         reason = found.get("reason")
         return f"Not measured: {escape.markdown_text(reason)}" if reason else ""
-    parts = [_verdict(found), _intro(found), _splits(latents), _counts(latents), _chosen(found)]
+    facts = mapping(mapping(found.get("concept")).get("facts"))
+    parts = [_verdict(found), _intro(found), labels(facts), _splits(latents), _counts(latents)]
     parts += [
+        _chosen(found),
         _control(record, found),
         _halves(mapping(found.get("halves"))),
         _top(found),
@@ -46,13 +49,27 @@ def _verdict(found: Mapping[str, Any]) -> str:
         return f"**Verdict.** There are too few texts for p to fall below {number_or_dash(least)} ({size})."
     if p > LEVEL:
         return f"**Verdict.** No latent tells the classes apart better than chance ({size})."
-    held = mapping(mapping(latents.get("chosen")).get("held_out"))
-    low = held.get("d_low")
     said = f"**Verdict.** Some latent tells the classes apart better than chance ({size})"
-    if not isinstance(low, int | float):
-        return f"{said}; whether the best one holds on other texts was not measured."
-    holds = "and the best one does so" if low > 0 else "but the best one does not do so for sure"
-    return f"{said}, {holds} on held-out texts (d = {_scored(held, 'd')})."
+    return f"{said}{_holds(mapping(mapping(latents.get('chosen')).get('held_out')))}"
+
+
+def _holds(held: Mapping[str, Any]) -> str:
+    """Whether the chosen latent holds on held-out texts: the end of a sentence. Its p decides."""
+    if not held:
+        return "; whether the best one holds on other texts was not measured."
+    infinite = "d" in held and held["d"] is None
+    d = "d infinite" if infinite else f"d = {_scored(held, 'd')}"
+    p, least = held.get("p"), held.get("smallest_p")
+    if not isinstance(p, int | float):
+        return f"; on held-out texts the best one has {d}, whose p was not measured."
+    shown = f"({d}, p = {number_or_dash(p)})"
+    if isinstance(least, int | float) and least > LEVEL:
+        few = "the held-out texts are too few for a p below"
+        return (
+            f"; whether the best one holds cannot be said: {few} {number_or_dash(least)} {shown}."
+        )
+    holds = "but the best one does not do so for sure" if p > LEVEL else "and the best one does so"
+    return f", {holds} on held-out texts {shown}."
 
 
 def _intro(found: Mapping[str, Any]) -> str:
@@ -73,12 +90,19 @@ def _intro(found: Mapping[str, Any]) -> str:
         f"{pooling} over" if isinstance(pooling, str) else f"number {number_or_dash(pooling)} of"
     )
     return (
-        f"Cohen's d of each latent between {escape.code_span(concept.get('positive'))} and the other class; "
+        f"Cohen's d of each latent between {escape.code_span(concept.get('positive'))} and "
+        f"{_other(concept)}; "
         f"codes pooled by the {escape.markdown_text(pooled)} the tokens that count. The largest of many |d| "
         "is large by chance: beside it stands the largest under permuted labels "
         f"({unit.get(str(train.get('exchanged')), 'labels are permuted')}; {how}). "
         f"A latent that fires on fewer than {_count(asked.get('min_firings'))} texts cannot win."
     )
+
+
+def _other(concept: Mapping[str, Any]) -> str:
+    """The class that is not the positive one, by its name where there is one."""
+    others = [name for name in _items(concept.get("classes")) if name != concept.get("positive")]
+    return escape.code_span(others[0]) if len(others) == 1 else "the other class"
 
 
 def _splits(latents: Mapping[str, Any]) -> str:
@@ -112,14 +136,10 @@ def _counts(latents: Mapping[str, Any]) -> str:
     splits = mapping(latents.get("splits"))
     train = mapping(splits.get("train"))
     over = mapping(train.get("n_over_1"))
-    found = mapping(train.get("discoveries"))
-    rate = found.get("rate")
-    percent = number_or_dash(100 * rate) if isinstance(rate, int | float) else "–"
     lines = [
         f"On training texts {_count(over.get('observed'))} latents have |d| > 1, by chance "
-        f"{_null(mapping(over.get('null')), whole=True)} (p = {number_or_dash(over.get('p'))}); at a false "
-        f"discovery rate of {percent} % {_count(found.get('n'))} differ between the classes, each by its own "
-        f"permutations. No p here can be below {number_or_dash(train.get('smallest_p'))}."
+        f"{_null(mapping(over.get('null')), whole=True)} (p = {number_or_dash(over.get('p'))}). "
+        f"{_discoveries(train)} No p here can be below {number_or_dash(train.get('smallest_p'))}."
     ]
     if infinite := train.get("n_infinite"):
         lines.append(
@@ -131,6 +151,30 @@ def _counts(latents: Mapping[str, Any]) -> str:
         if reason := missing.get(name):
             lines.append(f"{title}: {escape.markdown_text(reason)}.".replace("..", "."))
     return " ".join(lines)
+
+
+def _discoveries(train: Mapping[str, Any]) -> str:
+    """How many latents differ between the classes: corrected for the maximum, and by rate of false ones."""
+    found = mapping(train.get("discoveries"))
+    percent, level = (
+        number_or_dash(100 * value) if isinstance(value, int | float) else "–"
+        for value in (found.get("rate"), found.get("level"))
+    )
+    said = ""
+    if "n_corrected" in found:
+        said = (
+            f"{_count(found['n_corrected'])} differ between the classes with a p of {level} % or less "
+            "corrected for the maximum. "
+        )
+    n, needed = found.get("n"), found.get("n_needed")
+    if n is not None:
+        own = "each by its own permutations"
+        return f"{said}At a false discovery rate of {percent} % {_count(n)} differ, {own}."
+    more = "the texts have too few arrangements"
+    if needed is not None:
+        has = _count(train.get("n_permutations"))
+        more = f"{has} permutations are too few, about {_count(needed)} would do"
+    return f"{said}How many do at a false discovery rate of {percent} % cannot be resolved: {more}."
 
 
 def _chosen(found: Mapping[str, Any]) -> str:
@@ -169,11 +213,22 @@ def _chosen(found: Mapping[str, Any]) -> str:
     table = markdown_grid(header, rows, right=range(1, len(header)))
     reason = activations.get("reason")
     note = f"\n\nActivations: {escape.markdown_text(reason)}" if reason else ""
+    note = _without_interval(mapping(kinds[0][2].get("held_out"))) + note
     return (
         "The column with the largest |d| on training texts, judged on texts that had no part in the choice "
         "and in the direction it has on training texts; in brackets 95 % intervals over resampled "
         f"{escape.markdown_text(_unit(latents))}:\n\n{table}{note}"
     )
+
+
+def _without_interval(held: Mapping[str, Any]) -> str:
+    """Why d on held-out texts has no interval, or what of its resamples was left out."""
+    said = held.get("d_interval")
+    if not isinstance(said, str):
+        return ""
+    if held.get("d_low") is None:
+        return f"\n\nThe latent's d held out has no interval: {escape.markdown_text(said)}."
+    return f"\n\nIntervals of the latent's d held out: {escape.markdown_text(said)}."
 
 
 def _control(record: Record, found: Mapping[str, Any]) -> str:

@@ -90,6 +90,7 @@ BESIDE: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("concept_d_max_activations", "of dimensions"),
     ),
     "concept_d_held_out": (
+        ("concept_held_out_p", "p"),
         ("concept_d_held_out_activations", "of a dimension"),
         ("concept_d_held_out_mean_difference", "of the mean difference"),
     ),

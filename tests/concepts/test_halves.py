@@ -1,10 +1,12 @@
 """Halves of the texts: naive statistics of each, chance overlap without an effect, a planted winner."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import sparse
 
-from saebench.concepts import Columns, Exchange, stability
+from saebench.concepts import Columns, Exchange, halves, stability
 from saebench.concepts.halves import _in_halves
 from tests.concepts.matrices import both_kinds, labels_of, naive_d, sparse_rows
 
@@ -73,6 +75,27 @@ def test_the_direction_of_a_half_is_kept_on_the_other():
     x[:, 4] -= 3 * labels
     found = halved(x, labels)
     assert found.transferred.mean() > 1
+
+
+def test_splits_taken_in_blocks_give_what_all_at_once_give(monkeypatch):
+    x, labels = sparse_rows(60, 40, 0.5), labels_of(60, 30)
+    whole = halved(sparse.csr_array(x), labels, n_splits=7)
+    monkeypatch.setattr(halves, "AT_ONCE", 2 * 40 * 3)
+    parts = halved(sparse.csr_array(x), labels, n_splits=7)
+    for name in ("overlap", "d_max", "winner", "transferred", "shuffled_overlap", "shuffled_d_max"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name), err_msg=name)
+
+
+def test_memory_does_not_grow_with_latents_times_splits(monkeypatch):
+    x = sparse.random_array((40, 2000), density=0.2, rng=np.random.default_rng(0), format="csr")
+    columns, labels = Columns.of(x), labels_of(40, 20)
+    monkeypatch.setattr(halves, "AT_ONCE", 2**15, raising=False)
+    exchange = Exchange.of(labels)
+    tracemalloc.start()
+    stability(columns, exchange, labels, k=5, n_splits=600, seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2000 * 2 * 600 * 4  # what d of all splits alone would take
 
 
 def test_too_few_texts_of_a_class_cannot_be_halved():

@@ -7,7 +7,15 @@ import pytest
 from scipy import sparse, stats
 from sklearn.metrics import roc_auc_score
 
-from saebench.concepts import Columns, Exchange, Null, benjamini_hochberg, permuted, separate
+from saebench.concepts import (
+    Columns,
+    Discoveries,
+    Exchange,
+    Null,
+    benjamini_hochberg,
+    permuted,
+    separate,
+)
 from tests.concepts.matrices import both_kinds, labels_of, naive_d, sparse_rows
 
 
@@ -134,6 +142,73 @@ def test_a_column_that_separates_without_spread_counts_in_no_maximum():
     found = nulls(x, labels)
     assert np.isfinite(found.d_max.samples).all()
     assert found.d_max.observed == pytest.approx(abs(naive_d(x[:, 1:], labels)[0]))
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_p_of_a_column_without_spread_is_the_smallest_there_can_be_and_not_less(kind):
+    labels = np.array([True] * 3 + [False] * 3)
+    x = np.stack([labels * 1.0, np.array([1.0, 2, 0, 0, 2, 1])], axis=1)
+    found = nulls(both_kinds(x)[kind], labels)
+    assert found.p[0] == pytest.approx(0.1)  # the actual arrangement and its swap, of 20
+    assert found.smallest_p == pytest.approx(0.1)
+    assert np.isfinite(found.d_max.samples).all()
+    assert found.n_over_1.observed == 1
+    assert found.n_over_1.samples.max() >= 1
+
+
+@pytest.mark.parametrize(
+    ("n1", "high", "low"), [(3, 0.88, 0.69), (4, -1.64, 0.74), (6, -0.3, 1.78)]
+)
+def test_rounding_does_not_hide_a_swap_without_spread(n1, high, low):
+    """The share that the swap explains is below 1 by about 1e-15 here."""
+    labels = np.arange(2 * n1) < n1
+    found = nulls(np.where(labels, high, low)[:, None], labels)
+    assert found.p[0] == pytest.approx(found.smallest_p)
+
+
+def test_arrangements_under_which_d_is_infinite_reach_any_finite_one():
+    """d of column 0 is finite as it is, and infinite where the three ones are the positive texts."""
+    labels = np.array([True, True, False, True, False, False])
+    found = nulls(np.array([[1.0, 1, 1, 0, 0, 0]]).T, labels)
+    assert found.p[0] == 1  # of 20 arrangements 18 have |d| as it is and 2 an infinite one
+
+
+def planted(n_planted, m=600, n=60, n_permutations=99):
+    labels = labels_of(n, n // 2)
+    x = np.random.default_rng(0).normal(size=(n, m))
+    x[:, :n_planted] += 5 * labels[:, None]
+    columns = Columns.of(x)
+    ranks = columns.ranks()
+    separation = separate(columns, ranks, labels)
+    exchange = Exchange.of(labels)
+    return permuted(columns, ranks, separation, exchange, n_permutations, 0), separation.d
+
+
+def test_planted_columns_that_permutations_cannot_resolve_are_not_called_none():
+    found = Discoveries.of(*planted(20))
+    assert found.n is None
+    assert found.n_needed == 12_000
+    assert 20 <= found.n_corrected <= 21  # by chance one more in one of twenty
+    assert found.to_json()["n_corrected"] == found.n_corrected
+
+
+def test_permutations_that_are_enough_resolve_planted_columns():
+    found = Discoveries.of(*planted(20, m=60, n_permutations=1999))
+    assert 20 <= found.n <= 22
+    assert found.n_needed is None
+
+
+def test_columns_none_of_which_comes_near_are_resolved_to_none():
+    nulls_of, d = planted(0, m=8)
+    assert nulls_of.smallest_p > 0.05 / 8
+    assert nulls_of.p.min() > 1 / 100
+    assert Discoveries.of(nulls_of, d).n == 0
+
+
+def test_texts_with_few_arrangements_cannot_be_helped_by_more_permutations():
+    found = Discoveries.of(*planted(2, m=50, n=8))
+    assert found.n is None
+    assert found.n_needed is None
 
 
 def test_p_counts_ties_and_the_observed_one_itself():

@@ -137,3 +137,12 @@ def test_columns_can_be_taken_and_rows_left_out():
     rows = columns.rows(keep)
     np.testing.assert_allclose(rows.spread, x[keep].astype(np.float64).var(0) * 45, atol=1e-9)
     np.testing.assert_array_equal(columns.column(7), x[:, 7])
+
+
+def test_a_small_spread_within_the_classes_is_not_taken_for_none():
+    labels = np.arange(20) >= 10
+    x = (labels + 1e-4 * np.tile([-1.0, 1.0], 10))[:, None]
+    found = separated(x, labels)
+    assert found.n_infinite == 0
+    assert found.d[0] == pytest.approx(naive_d(x, labels)[0], rel=1e-4)
+    assert found.d[0] > 9000

@@ -1,11 +1,14 @@
 """Concepts: what is drawn, what the digest knows, and how bad data are refused."""
 
+import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
 from saebench.data.concepts import open_concept
 from saebench.errors import ConfigError, DataError
+from saebench.generation.completions_file import provenance_path
 from saebench.protocols import Concept
 from tests.data.concept_texts import number, rows
 from tests.data.words import BOS, rows_of, word_tokenizer
@@ -36,6 +39,44 @@ class TestLimits:
         ]
         assert len({base.digest, *(other.digest for other in others)}) == 7
         assert opened(rows()).digest == base.digest
+
+    def test_the_digest_knows_how_far_judges_agree_and_how_good_rules_are(self, opened, rules):
+        def judged(changed):
+            items = [
+                {**row, "x": row["label"], "y": row["label"], "z": row["label"]} for row in rows()
+            ]
+            items[0]["z"] = "b" if changed else "a"
+            return opened(items, judges=("x", "y", "z"))
+
+        def scored(changed):
+            words = ["one two", "nine eight"]
+            items = [{"text": words[i % 2], "label": ["low", "high"][i % 2]} for i in range(20)]
+            items = [{**item, "document": str(i)} for i, item in enumerate(items)]
+            items[0]["label"] = "high" if changed else "low"
+            return opened(items, rules=rules)
+
+        for made in (judged, scored):
+            one, other = made(False), made(True)
+            assert one.train.digest == other.train.digest  # the labels used are the same
+            assert one.digest != other.digest
+            assert one.digest == made(False).digest
+
+    def test_the_digest_knows_who_wrote_the_completions(self, opened, write):
+        digests = set()
+        for model in ("one", "other"):
+            path = Path(write(rows()))
+            said = {"model": {"id": model}, "settings": {}}
+            said["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+            provenance_path(path).write_text(json.dumps(said))
+            found = opened(str(path))
+            assert found.facts["data"]["data"]["written_by"]["model"] == {"id": model}
+            digests.add(found.digest)
+        assert len(digests) == 2
+
+    def test_where_the_file_lies_does_not_matter(self, opened, write):
+        one, other = (opened(write(rows(), name=name)) for name in ("a.jsonl", "b.jsonl"))
+        assert one.facts != other.facts
+        assert one.digest == other.digest
 
     def test_facts_are_plain_json(self, opened, rules):
         facts = opened(rows(100), rules=rules).facts

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 import saebench.models.pretrained as pretrained
+import saebench.models.weights as weights
 from saebench.errors import ConfigError, ModelError
 from saebench.models import LanguageModel
 from tests.tiny_models import close, some_ids, tiny_model
@@ -236,3 +237,29 @@ def test_what_the_hub_refuses_is_said_in_plain_words(kind, message, monkeypatch)
     monkeypatch.setattr(pretrained.HfApi, "model_info", refuse)
     with pytest.raises(ModelError, match=message):
         LanguageModel.load("org/tiny", revision="v9")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_weights_that_do_not_fit_are_no_broken_download(folder, monkeypatch, error):
+    def too_large(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(weights.AutoModelForCausalLM, "from_pretrained", too_large)
+    with pytest.raises(torch.OutOfMemoryError):
+        LanguageModel.load(folder)
+
+
+def test_weights_that_a_reader_rejects_are_a_broken_download(folder, monkeypatch):
+    def damaged(*args, **kwargs):
+        raise RuntimeError("header too large")
+
+    monkeypatch.setattr(weights.AutoModelForCausalLM, "from_pretrained", damaged)
+    with pytest.raises(ModelError, match="download is complete"):
+        LanguageModel.load(folder)

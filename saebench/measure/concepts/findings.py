@@ -45,7 +45,8 @@ class Texts:
         given = {TRAIN: rows.train, HELD_OUT: rows.held_out, CONTROL: rows.control}
         for name, split in given.items():
             if split is None:
-                found.reasons[name] = NO_TEXTS[name]
+                failed = rows.opened.facts.get("no_control") if name == CONTROL else None
+                found.reasons[name] = failed or NO_TEXTS[name]
                 continue
             try:
                 found.labels[name] = Labels.of(split, name.replace("_", "-"))
@@ -88,6 +89,7 @@ class Findings:
                     labels.exchange,
                     labels.positive,
                     sign=train.sign,
+                    n_permutations=asked.n_permutations,
                     seed=asked.seed + number,
                 )
         return found
@@ -135,6 +137,7 @@ class Activations:
                     x[name].astype(np.float64) @ direction,
                     labels.exchange,
                     labels.positive,
+                    n_permutations=asked.n_permutations,
                     seed=asked.seed + number,
                 )
         return found
@@ -158,7 +161,6 @@ class CaseFindings:
     top: list[dict[str, Any]]
     n_tokens: Mapping[str, int]
     examples_of: str
-    halves_asked: bool = True
 
     @classmethod
     def of(cls, run: Run, subject: Subject, texts: Texts, activations: Activations) -> CaseFindings:
@@ -167,16 +169,14 @@ class CaseFindings:
         own = {name: split.subjects[subject.name] for name, split in texts.splits.items()}
         latents = Findings.of({name: one.latents for name, one in own.items()}, texts, asked)
         train = latents.train
-        halves = None
-        if asked.n_resamples:
-            halves = stability(
-                train.columns,
-                train.labels.exchange,
-                train.labels.positive,
-                k=asked.top_k,
-                n_splits=asked.n_resamples,
-                seed=asked.seed,
-            )
+        halves = stability(
+            train.columns,
+            train.labels.exchange,
+            train.labels.positive,
+            k=asked.top_k,
+            n_splits=asked.n_resamples,
+            seed=asked.seed,
+        )
         shown = HELD_OUT if HELD_OUT in texts.splits else TRAIN
         numbers = train.top(asked.top_k)
         examples = examples_of(
@@ -189,7 +189,7 @@ class CaseFindings:
         cosines = _cosines(subject, numbers, activations.mean_difference)
         top = top_latents(latents, numbers, halves, cosines, examples)
         n_tokens = {name: int(one.n_counted.sum()) for name, one in own.items()}
-        return cls(latents, activations, halves, top, n_tokens, shown, bool(asked.n_resamples))
+        return cls(latents, activations, halves, top, n_tokens, shown)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

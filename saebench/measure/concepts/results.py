@@ -14,8 +14,6 @@ from saebench.metrics.estimates import estimate
 from saebench.record import Measurement
 from saebench.stats import Interval
 
-NO_HALVES = "n_resamples = 0 in [concepts]"
-
 
 @dataclass
 class _Measured:
@@ -102,6 +100,14 @@ def _of_the_chosen_latent(into: _Measured) -> None:
             **which,
         )
     into.put(
+        "held_out_p",
+        None if held is None else held.p,
+        split=HELD_OUT,
+        reason=reasons.get(HELD_OUT),
+        **which,
+        smallest_p=None if held is None else held.smallest_p,
+    )
+    into.put(
         "d_control",
         None if control is None else control.d,
         None if control is None else control.intervals["d"],
@@ -135,9 +141,8 @@ def _of_other_splits(into: _Measured) -> None:
 def _of_halves(into: _Measured) -> None:
     halves = into.found.halves
     if halves is None:
-        reason = TOO_FEW if into.found.halves_asked else NO_HALVES
         for name in ("top_k_overlap", "top_k_overlap_chance", "same_best"):
-            into.put(name, None, reason=reason)
+            into.put(name, None, reason=TOO_FEW)
         return
     found = halves.to_json()
     into.put(

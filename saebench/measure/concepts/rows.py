@@ -14,9 +14,10 @@ from saebench.data.labelled import LabelledText
 from saebench.evals.peaks import PeakCodes
 from saebench.evals.pooling import Pool, PooledSite, PooledSubject
 from saebench.evals.reconstruction import random_init
+from saebench.measure.cases import once
 from saebench.measure.jobs import calls
 from saebench.measure.progress import watched
-from saebench.measure.run import SEED, Run
+from saebench.measure.run import SEED, Run, place, sae_dtype_used
 from saebench.models import LanguageModel
 from saebench.passes import Calibration, PassRequest, Stack, Subject, SubjectView, run_pass
 from saebench.passes.requests import SubjectObserver
@@ -30,7 +31,8 @@ class Split:
     """The texts of one split, pooled: activations by stack, codes and reconstructions by checkpoint.
 
     ``peaks`` hold the largest code of each latent in each text and where it is; ``controls`` the pooled
-    codes of an untrained SAE of the same width and about the same number of active latents.
+    codes of an untrained SAE of the same width and about the same number of active latents, where those
+    were asked for.
     """
 
     text: LabelledText
@@ -62,11 +64,18 @@ def rows_of(run: Run, concept: str, calibration: Calibration) -> ConceptRows:
 
     Raises the errors of texts that do not serve.
     """
-    kept: dict[str, ConceptRows] = run.kept.setdefault("concept rows", {})
-    if concept not in kept:
+
+    def read() -> ConceptRows:
         subjects = [run.subject(target) for target in run.targets]
-        kept[concept] = read_rows(run, concept, run.models, subjects, calibration)
-    return kept[concept]
+        controls = "cv_probing" in run.config.suites  # which alone needs them
+        return read_rows(run, concept, run.models, subjects, calibration, controls=controls)
+
+    return once(run, "concept rows", concept, read)
+
+
+def opened(run: Run, concept: str) -> OpenConcept:
+    """The texts of a concept, read once in a run; where they do not serve, the error is kept too."""
+    return once(run, "opened concepts", concept, lambda: run.concept(concept))
 
 
 def read_rows(
@@ -75,20 +84,25 @@ def read_rows(
     models: tuple[LanguageModel, ...],
     subjects: list[Subject],
     calibration: Calibration,
+    *,
+    controls: bool = False,
 ) -> ConceptRows:
-    """One pass over every split of a concept, with these models and checkpoints."""
-    opened = run.concept(concept)
+    """One pass over every split of a concept, with these models and checkpoints.
+
+    ``controls`` asks for an untrained SAE beside each checkpoint.
+    """
+    texts = opened(run, concept)
     before = calls(models)
     splits = {
         name: None
-        if (text := getattr(opened, name)) is None
-        else _read(run, text, models, subjects, calibration)
+        if (text := getattr(texts, name)) is None
+        else _read(run, text, models, subjects, calibration, controls)
         for name in SPLITS
     }
     train = splits["train"]
     assert train is not None
     done: Counter[str] = calls(models) - before
-    return ConceptRows(opened, train, splits["held_out"], splits["control"], dict(done))
+    return ConceptRows(texts, train, splits["held_out"], splits["control"], dict(done))
 
 
 def pool_of(run: Run) -> Pool:
@@ -103,9 +117,10 @@ def _read(
     models: tuple[LanguageModel, ...],
     subjects: list[Subject],
     calibration: Calibration,
+    with_controls: bool,
 ) -> Split:
     n_texts, pool = len(text.labels), pool_of(run)
-    controls = _untrained(run, text, models, subjects, calibration)
+    controls = _untrained(run, text, models, subjects, calibration) if with_controls else {}
     found = Split(
         text,
         {subject.reads: PooledSite(n_texts, pool) for subject in subjects},
@@ -147,7 +162,8 @@ def _untrained(
     for subject in subjects:
         d_sae, k = subject.sae.cfg.d_sae, l0[subject.name]
         mean = calibration.mean(subject.reads).float().cpu()
-        sae = random_init(mean, d_sae, min(k or 1, d_sae), SEED).to(subject.sae.device)
+        sae = random_init(mean, d_sae, min(k or 1, d_sae), SEED)
+        place(sae, subject.sae.device, sae_dtype_used(run.config))
         name = f"{subject.name} (untrained)"
         found[subject.name] = Subject(name, sae, subject.reads, subject.reads)
     return found

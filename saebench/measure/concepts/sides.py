@@ -9,10 +9,10 @@ import numpy as np
 
 from saebench.concepts import (
     Columns,
+    Discoveries,
     Exchange,
     Nulls,
     Separation,
-    benjamini_hochberg,
     permuted,
     separate,
 )
@@ -22,7 +22,6 @@ from saebench.measure.concepts.rows import Split
 from saebench.protocols import ConceptsProtocol
 
 SMALLEST = 2  # texts of a class: one has no spread
-RATE = 0.05  # of false discoveries
 
 
 @dataclass(frozen=True)
@@ -126,6 +125,6 @@ class Side:
             "n_infinite": found.n_infinite,
             "best": self.best,
             "d_best": self.d_best,
-            "discoveries": {"rate": RATE, "n": benjamini_hochberg(self.nulls.p, RATE)},
+            "discoveries": Discoveries.of(self.nulls, found.d[self.eligible]).to_json(),
             **self.nulls.to_json(),
         }

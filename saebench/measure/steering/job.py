@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from saebench.errors import CheckpointError, SaebenchError
 from saebench.labelling import Rules, load_rules
-from saebench.measure.cases import Case, make_case_record, not_measured, reason_of
-from saebench.measure.concepts.rows import pool_of, rows_of
+from saebench.measure.cases import (
+    Case,
+    CaseJob,
+    identified,
+    make_case_record,
+    not_measured,
+    once,
+    refusal,
+)
+from saebench.measure.concepts.rows import opened, pool_of, rows_of
 from saebench.measure.jobs import Pass, calls
-from saebench.measure.run import Run, Target
+from saebench.measure.run import Run
 from saebench.measure.steering.case import CaseRun, Reader
 from saebench.measure.steering.plan import Plan, Size, direction_of
 from saebench.measure.steering.prompts import Prompts, concept_named, prompts_of
-from saebench.passes import Calibration, Reading, Stack, Subject
-from saebench.passes.requests import SiteObserver, SubjectObserver
+from saebench.passes import Calibration, Reading, Subject
 from saebench.record import Measurement, Record
 from saebench.steering.interventions import linear_decoded
 from saebench.steering.outcomes import class_tokens
@@ -28,16 +35,16 @@ from saebench.steering.teacher_forced import mean_norm
 PART = "steering"
 
 
-def identity(run: Run, case: str) -> dict[str, Any]:
+def identity(run: Run, case: Case) -> dict[str, Any]:
     """What the numbers depend on beside the run's own: the protocol, the texts, the rules, the prompts."""
-    rules = _rules(run, case)
+    rules, texts = _rules(run, case.case), opened(run, case.case)
     return {
         PART: {
             "protocol": protocol(run),
-            "concept": run.concept(case).digest,
-            "positive": run.concept(case).positive,
+            "concept": texts.digest,
+            "positive": texts.positive,
             "rules": None if rules is None else rules.digest,
-            "prompts": prompts_of(run, case).digest,
+            "prompts": _prompts(run, case.case).digest,
         }
     }
 
@@ -55,24 +62,15 @@ def protocol(run: Run) -> dict[str, Any]:
     }
 
 
-class SteeringJob:
+class SteeringJob(CaseJob):
     """Steers along a direction of every case; nothing of it is on the run's own text."""
-
-    def __init__(self, run: Run, cases: Sequence[Case]) -> None:
-        self.cases = cases
-        self.targets: Sequence[Target] = tuple(
-            {case.target.name: case.target for case in cases}.values()
-        )
-        self.site_observers: Mapping[Stack, Sequence[SiteObserver]] = {}
-        self.subject_observers: Mapping[str, Sequence[SubjectObserver]] = {}
 
     def finish(self, run: Run, done: Pass) -> Iterator[Record]:
         """A record for each case, those that cannot be steered included; the unsteered run is shared."""
-        for concept in dict.fromkeys(case.case for case in self.cases):
-            shared = Concept(run, concept, done.calibration)
-            for case in self.cases:
-                if case.case == concept:
-                    yield _record(run, case, shared, done.calibration)
+        for concept, cases in self.by_case():
+            shared = Concept(run, concept)
+            for case in cases:
+                yield _record(run, case, shared, done.calibration)
 
 
 @dataclass
@@ -81,12 +79,11 @@ class Concept:
 
     run: Run
     name: str
-    calibration: Calibration
 
     @cached_property
     def prompts(self) -> Prompts:
         """The prompts; raises :class:`DataError` where there are none."""
-        return prompts_of(self.run, self.name)
+        return _prompts(self.run, self.name)
 
     @cached_property
     def _readers(self) -> dict[int, Reader]:
@@ -95,15 +92,15 @@ class Concept:
     def reader(self, model: int) -> Reader:
         """How completions of one of the run's models are made and read."""
         if model not in self._readers:
-            run, opened = self.run, self.run.concept(self.name)
+            run, texts = self.run, opened(self.run, self.name)
             asked, rules = run.config.steering, _rules(run, self.name)
             self._readers[model] = Reader(
                 run.models[model],
                 self.prompts,
                 rules,
-                opened.classes,
-                opened.positive,
-                class_tokens(rules, run.tokenizer, opened.positive),
+                texts.classes,
+                texts.positive,
+                class_tokens(rules, run.tokenizer, texts.positive),
                 asked.max_new_tokens,
                 asked.temperature,
                 asked.seed,
@@ -120,12 +117,8 @@ def _record(run: Run, case: Case, shared: Concept, calibration: Calibration) -> 
     try:
         found, details = _measured(run, subject, shared, calibration)
     except SaebenchError as error:
-        reason = reason_of(error)
-        found, details = not_measured(PART, reason), {"reason": reason}
-    try:
-        known = identity(run, case.case)
-    except SaebenchError as error:  # as the key of such a case says
-        known = {"failed": str(error)}
+        details = refusal(error)
+        found = not_measured(PART, details["reason"])
     return make_case_record(
         run,
         case,
@@ -133,7 +126,7 @@ def _record(run: Run, case: Case, shared: Concept, calibration: Calibration) -> 
         subject,
         found,
         details=details,
-        identity=known,
+        identity=identified(run, case, PART, identity),
         passes=dict(calls(run.models) - before),
         seconds=time.perf_counter() - started,
         calibration=calibration,
@@ -178,8 +171,9 @@ def _measured(
 
 def _single(subject: Subject) -> Reading:
     """The one activation that is read and written; raises :class:`CheckpointError` for anything else."""
-    if len(subject.reads) == 1 and subject.reads == subject.writes and not subject.reads[0].minus:
-        return subject.reads[0]
+    first, *others = subject.reads
+    if not others and subject.reads == subject.writes and first.minus is None:
+        return first
     raise CheckpointError(
         "one site that is read and written, which steering needs",
         " | ".join(map(str, subject.reads)) + " → " + " | ".join(map(str, subject.writes)),
@@ -187,7 +181,12 @@ def _single(subject: Subject) -> Reading:
     )
 
 
-def _rules(run: Run, case: str) -> Rules | None:
+def _rules(run: Run, concept: str) -> Rules | None:
     """The rules of a concept, None where it has none."""
-    path = concept_named(run, case).rules
-    return load_rules(path) if path else None
+    path = concept_named(run, concept).rules
+    return once(run, "rules", path, lambda: load_rules(path)) if path else None
+
+
+def _prompts(run: Run, concept: str) -> Prompts:
+    """The prompts of a concept, read once in a run."""
+    return once(run, "prompts", concept, lambda: prompts_of(run, concept))

@@ -196,7 +196,7 @@ class Plan:
 
     def _with_directions(self) -> Any:
         """The codes of the training texts, those of latents without a direction left out."""
-        norms = self.sae.decoder_norms()[:, 0].cpu().numpy()
+        norms = self.sae.decoder_norms()[:, 0].float().cpu().numpy()  # numpy has no bfloat16
         return self.direction.alive.multiply((norms > 0)[None]).tocsr()
 
 

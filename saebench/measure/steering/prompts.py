@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from saebench.data import TokenStream
+from saebench.data.records import read_table
+from saebench.data.tables import TABLES
 from saebench.errors import DataError
+from saebench.measure.concepts.rows import opened
 from saebench.measure.run import Run
 from saebench.protocols import Concept
 
 ROWS = 64  # texts read at a time
+PROMPT = "prompt"  # the column that saebench complete reads, too
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ def prompts_of(run: Run, concept: str) -> Prompts:
     """The first prompts that differ, as many as asked for; raises :class:`DataError` where there is none."""
     asked = run.config.steering
     if asked.prompts:
-        stream, source = run.open(asked.prompts, pack=False), asked.prompts
+        stream, source = run.open(_with_column(asked.prompts), pack=False), asked.prompts
         rows = (ids[mask] for ids, mask, _ in _rows(stream))
     else:
         stream, source = _held_out(run, concept), f"held-out texts of {concept}"
@@ -63,10 +68,20 @@ def prompts_of(run: Run, concept: str) -> Prompts:
         raise DataError(
             f"two prompts or more in {source!r}",
             f"{len(found)} among {n_read} texts",
-            "Name others: prompts = in [steering].",
+            "Name others: --protocol steering.prompts=FILE, or prompts = in [steering].",
         )
     facts = {"source": source, "n": len(found), "n_read": n_read, "n_cut": sum(found.values())}
     return Prompts(tuple(found), facts)
+
+
+def _with_column(spec: str) -> str:
+    """The spec with the column ``prompt`` where a local table has one and no column is named."""
+    path = Path(spec).expanduser()
+    if "#" in spec or not path.is_file() or path.suffix.lower() not in TABLES:
+        return spec
+    rows, _, _ = read_table(spec)
+    first = next(iter(rows), {})
+    return f"{spec}#{PROMPT}" if PROMPT in first else spec
 
 
 def _rows(stream: TokenStream) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -78,13 +93,14 @@ def _rows(stream: TokenStream) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndar
 
 def _held_out(run: Run, concept: str) -> TokenStream:
     """The concept's held-out texts, if those are completions of prompts."""
-    held_out = run.concept(concept).held_out
+    held_out = opened(run, concept).held_out
     if not concept_named(run, concept).prompt or held_out is None:
         found = "it has no held-out texts" if held_out is None else "it names no column of prompts"
         raise DataError(
             f"prompts of concept {concept!r} to go on from",
             found,
-            "Name prompts = in [steering], or prompt = of the concept.",
+            "Name prompts: --protocol steering.prompts=FILE#column, prompts = in [steering], or the column "
+            "prompt = of the [[concept]].",
         )
     return held_out.stream
 

@@ -63,7 +63,8 @@ _GROUPS: tuple[tuple[_Kind, Mapping[str, tuple[str, str]]], ...] = (
         {
             "equivalent": (
                 "Equivalence shown",
-                "1 where the 90 % intervals of FVE drop and alive shift lie inside ± their margins",
+                "1 where the 90 % intervals of FVE drop and alive shift, of at least 20 groups of sequences, "
+                "lie inside ± their margins",
             )
         },
     ),
@@ -150,7 +151,8 @@ _GROUPS: tuple[tuple[_Kind, Mapping[str, tuple[str, str]]], ...] = (
         {
             "sample_correlation": (
                 "Sample correlation",
-                "mean over tokens of Pearson(f₀, f₁ over latents), where both vary",
+                "mean over tokens of Pearson(f₀, f₁ over latents), 0 where one of them is silent; tokens "
+                "silent under both are left out",
             )
         },
     ),
@@ -217,9 +219,13 @@ _GROUPS: tuple[tuple[_Kind, Mapping[str, tuple[str, str]]], ...] = (
         {
             "d_max_reference": (
                 "d_max on the reference",
-                "mean over concepts of maxⱼ |dⱼ| on held-out texts; dⱼ = (mean₁ − mean₀) / s of pooled codes",
+                "mean over concepts that have one under both of maxⱼ |dⱼ| on held-out texts; dⱼ = (mean₁ − "
+                "mean₀) / s of pooled codes",
             ),
-            "d_max": ("d_max on the variant", "mean over concepts of maxⱼ |dⱼ| on held-out texts"),
+            "d_max": (
+                "d_max on the variant",
+                "mean over the same concepts of maxⱼ |dⱼ| on held-out texts",
+            ),
         },
     ),
     (
@@ -228,11 +234,11 @@ _GROUPS: tuple[tuple[_Kind, Mapping[str, tuple[str, str]]], ...] = (
             "d_best_reference": (
                 "d of the best latent on the reference",
                 "mean over concepts of the held-out d of the latent with the largest |d| on the training "
-                "texts of the reference, times its sign there",
+                "texts of the reference, times its sign there; of concepts that have it under both",
             ),
             "d_best": (
                 "d of the same latent on the variant",
-                "the same latents and signs, on the variant",
+                "the same concepts, latents and signs, on the variant",
             ),
         },
     ),
