@@ -300,7 +300,7 @@ def test_controls_that_do_not_serve_cost_the_control_alone(world):
     found = record["good/kept"]
     assert found.get("concept_d_max").value is not None
     assert found.get("concept_d_control").value is None
-    assert "every labelled text is of class lower" in str(found.get("concept_d_control").reason)
+    assert "every labelled text is of class 'lower'" in str(found.get("concept_d_control").reason)
 
 
 def test_a_bad_file_is_read_once_in_a_run(world, monkeypatch):
