@@ -5,8 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
-from saebench.models import LanguageModel
+from saebench.measure.portability import variants as portability_variants
+from saebench.metrics.portability.sums import PairSums
+from saebench.models import LanguageModel, regimes
 from saebench.protocols import Variant
 from saebench.train import save_checkpoint
 from tests.portability_runs import (
@@ -18,6 +21,7 @@ from tests.portability_runs import (
     numbers,
     other_model,
     prepared,
+    saved,
     values,
 )
 from tests.small_world import make_world
@@ -157,3 +161,127 @@ def test_a_native_checkpoint_that_is_missing_or_elsewhere_leaves_its_reason(worl
     for reason, word in zip(reasons, ("is named", "cannot be read", "blocks.0"), strict=True):
         assert word in reason
     assert numbers(found["good@other"])["portable"].value == 1
+
+
+def test_a_native_checkpoint_that_overflows_costs_its_own_numbers_only(world):
+    tuned = copy_of(world, "tuned", nudge)
+    sae = nine_tenths()
+    sae.W_dec[3] = 1.5e38  # some reconstructions overflow, not all
+    variant = Variant("tuned", str(tuned), sae=str(saved(sae, world.folder / "overflowing")))
+    got = numbers(measured(prepared(world, variant, saes=("good",)))["good@tuned"])
+    for name in ("fve_native", "transfer_gap"):
+        assert got[name].value is None
+        for word in (" counted tokens", "not finite", "checkpoint trained on it", "--sae-dtype"):
+            assert word in got[name].reason, word
+    assert got["portable"].value == 1
+
+
+def test_a_reference_that_overflows_is_named_and_not_its_variant(world, monkeypatch):
+    tuned = copy_of(world, "tuned", nudge)
+    run = prepared(world, Variant("tuned", str(tuned)), saes=("good",))
+    whole = LanguageModel.prefix
+
+    def overflows(self, ids, mask, sites):
+        prefix = whole(self, ids, mask, sites)
+        if self.id != "tuned":
+            for value in prefix.activations.values():
+                value[(ids == 20).to(value.device)] = torch.inf
+        return prefix
+
+    monkeypatch.setattr(LanguageModel, "prefix", overflows)
+    got = numbers(measured(run)["good@tuned"])
+    assert "not finite under the reference" in got["fve_drop"].reason
+
+
+def test_a_native_checkpoint_of_several_models_is_refused(world, monkeypatch):
+    tuned = copy_of(world, "tuned", nudge)
+    native = str(saved(nine_tenths(), world.folder / "native"))
+    whole = portability_variants.open_checkpoint
+
+    def of_two(ref):
+        found = whole(ref)
+        found.sae.cfg = replace(found.sae.cfg, difference="0-1")
+        return found
+
+    run = prepared(world, Variant("tuned", str(tuned), sae=native), saes=("good",))
+    monkeypatch.setattr(portability_variants, "open_checkpoint", of_two)
+    got = numbers(measured(run)["good@tuned"])
+    assert "several models" in got["transfer_gap"].reason
+    assert got["portable"].value == 1
+
+
+def raising(error, module):
+    """A function of another package that raises."""
+    space = {"__name__": module, "error": error}
+    exec("def fails(*given, **options):\n    raise error", space)
+    return space["fails"]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_mistake_of_ours_in_the_pass_is_raised_and_no_reason(world, monkeypatch, several):
+    tuned = copy_of(world, "tuned", nudge)
+    variants = (Variant("tuned", str(tuned)), *((SAME,) if several else ()))
+    run = prepared(world, *variants, saes=("good",))
+    whole = LanguageModel.prefix
+
+    def fails(self, ids, mask, sites):
+        if self.id == "tuned":
+            raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
+        return whole(self, ids, mask, sites)
+
+    monkeypatch.setattr(LanguageModel, "prefix", fails)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        measured(run)
+
+
+def test_a_kernel_that_lacks_outside_the_model_is_no_fault_of_the_variant(world, monkeypatch):
+    run = prepared(world, SAME, saes=("good",))
+    fails = raising(RuntimeError("\"top_k\" not implemented for 'Half'"), "saebench.metrics")
+    monkeypatch.setattr(PairSums, "update", fails)
+    with pytest.raises(RuntimeError, match="not implemented for"):
+        measured(run)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotImplementedError("Could not run 'aten::_int_mm' with arguments from this backend"),
+        RuntimeError("\"addmm_impl_cpu_\" not implemented for 'Half'"),
+        RuntimeError("CUDA error: no kernel image is available"),
+    ],
+)
+def test_a_kernel_that_the_variants_forward_lacks_is_its_reason(world, monkeypatch, error):
+    tuned = copy_of(world, "tuned", nudge)
+    run = prepared(world, Variant("tuned", str(tuned)), SAME, saes=("good",))
+    whole = LanguageModel._decode
+    fails = raising(error, "torch.nn.functional")
+
+    def lacks(self, ids, mask):
+        return fails() if self.id == "tuned" else whole(self, ids, mask)
+
+    monkeypatch.setattr(LanguageModel, "_decode", lacks)
+    found = measured(run)
+    reason = numbers(found["good@tuned"])["kl"].reason
+    assert str(error).split(":")[-1][-20:] in reason
+    assert "Choose another precision or device." in reason
+    assert numbers(found["good@same"])["portable"].value == 1
+
+
+def test_a_mistake_of_ours_while_a_variant_is_opened_is_raised(world, monkeypatch):
+    run = prepared(world, Variant("rtn4", precision="rtn4"), saes=("good",))
+    fails = raising(TypeError("quantise_model() takes 1 argument"), "saebench.quantisation")
+    monkeypatch.setattr(regimes, "quantise_model", fails)
+    with pytest.raises(TypeError, match="takes 1 argument"):
+        measured(run)
+
+
+def test_whatever_a_foreign_package_raises_while_a_variant_is_opened_is_its_reason(
+    world, monkeypatch
+):
+    tuned = copy_of(world, "tuned", nudge)
+    run = prepared(world, Variant("tuned", str(tuned)), saes=("good",))
+    assert run.models
+    fails = raising(ValueError("no such rope"), "transformers.models.llama")
+    monkeypatch.setattr(LlamaForCausalLM, "forward", fails)
+    got = numbers(measured(run)["good@tuned"])
+    assert "could not be opened: ValueError: no such rope" in got["kl"].reason

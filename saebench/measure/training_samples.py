@@ -7,7 +7,7 @@ in a record: the number found stays in the detail, and the reason names it besid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,26 +62,33 @@ def training_of(cfg: SAEConfig, stream: TokenStream) -> Training | None:
 
 
 def without_memory(
-    found: Mapping[str, Measurement], cfg: SAEConfig, stream: TokenStream
+    found: Mapping[str, Measurement],
+    cfg: SAEConfig,
+    stream: TokenStream,
+    *,
+    names: Collection[str] = OF_RECONSTRUCTIONS,
+    held_out: Mapping[str, str] | None = None,
 ) -> dict[str, Measurement]:
     """Measurements, without values where they would praise a checkpoint for what it learnt by heart.
 
     That is where it has more latents than training samples, and the text is the one it was trained on.
+    ``names`` are the metrics this is about. ``held_out`` says which held-out figure is the same quantity
+    as a metric; without it that of the same name is.
     """
     training = training_of(cfg, stream)
     if training is None or not training.here or training.samples >= cfg.d_sae:
         return dict(found)
     return {
-        key: _withdrawn(item, training, cfg.d_sae)
-        if item.name in OF_RECONSTRUCTIONS and item.value is not None
+        key: _withdrawn(item, training, cfg.d_sae, (held_out or {}).get(item.name, item.name))
+        if item.name in names and item.value is not None
         else item
         for key, item in found.items()
     }
 
 
-def _withdrawn(item: Measurement, training: Training, d_sae: int) -> Measurement:
-    """The measurement with its value in the detail, and the reason in its place."""
-    held_out = training.held_out.get(item.name)
+def _withdrawn(item: Measurement, training: Training, d_sae: int, name: str) -> Measurement:
+    """The measurement with its value in the detail, and the reason in its place, with held-out ``name``."""
+    held_out = training.held_out.get(name)
     samples = f"{training.samples:,} training sample{'s' * (training.samples != 1)}"
     reason = (
         f"{samples} for {d_sae:,} latents: {item.value:.4g} on the samples it was trained on says "

@@ -38,6 +38,10 @@ def naive_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else math.nan
 
 
+def token_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return 0.0 if a.any() != b.any() else naive_correlation(a, b)
+
+
 def naive_top(codes: np.ndarray, k: int) -> set[int]:
     ranked = sorted(np.flatnonzero(codes), key=lambda j: (-abs(codes[j]), j))
     return set(map(int, ranked[:k]))
@@ -47,7 +51,8 @@ def test_tokens_correlate_and_agree_as_dense_codes_do():
     data = world()
     paired = PairedCodes.of(sparse(data["f0"]), sparse(data["f1"]))
     f0, f1 = data["f0"].double().numpy(), data["f1"].double().numpy()
-    expected = [naive_correlation(a, b) for a, b in zip(f0, f1, strict=True)]
+    expected = [token_correlation(a, b) for a, b in zip(f0, f1, strict=True)]
+    assert (expected[3], expected[4]) == (0, 0)  # each silent under one model
     np.testing.assert_allclose(correlations(paired), expected, atol=1e-12)
     shares = []
     for a, b in zip(f0, f1, strict=True):
@@ -166,7 +171,7 @@ def test_activations_fve_and_l0_are_those_of_plain_formulas():
     ]
     cosines = (x0 * x1).sum(1) / np.linalg.norm(x0, axis=1) / np.linalg.norm(x1, axis=1)
     f0, f1 = data["f0"].double().numpy(), data["f1"].double().numpy()
-    r = np.array([naive_correlation(a, b) for a, b in zip(f0, f1, strict=True)])
+    r = np.array([token_correlation(a, b) for a, b in zip(f0, f1, strict=True)])
     expected = {
         "fve_reference": fves[0],
         "fve_variant": fves[1],
@@ -331,6 +336,16 @@ def test_sums_of_other_tokens_are_refused():
     sums.models[1].update(data["x1"], data["y1"], sparse(data["f1"]), data["ids"])
     with pytest.raises(ConfigError, match="tokens in each group"):
         measurements(sums.both(), PROTOCOL, n_sequences=N_SEQUENCES)
+
+
+def test_a_native_checkpoint_that_saw_other_tokens_is_refused():
+    data = world()
+    native = ModelSums()
+    some = slice(0, N // 2)
+    native.update(data["x1"][some], data["x1"][some], sparse(data["f1"][some]), data["ids"][some])
+    both = replace(whole(data).both(), native=native)
+    with pytest.raises(ConfigError, match="tokens in each group"):
+        measurements(both, PROTOCOL, n_sequences=N_SEQUENCES)
 
 
 def test_a_reference_that_explains_nothing_leaves_no_verdict():

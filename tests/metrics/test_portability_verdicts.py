@@ -6,13 +6,14 @@ import torch
 
 from saebench.errors import ConfigError
 from saebench.metrics import prediction
-from saebench.metrics.portability.results import predictions
+from saebench.metrics.portability.results import measurements, predictions
 from saebench.metrics.portability.sums import DivergenceSums, Resampling
 from saebench.metrics.portability.verdict import equivalence, exceeded, overall
 from saebench.metrics.prediction import Losses
 from saebench.metrics.sums import GroupSums
 from saebench.protocols import PortabilityProtocol
 from saebench.stats import Interval
+from tests.metrics.two_models import PROTOCOL, N, Sums, found, world
 
 
 @pytest.mark.parametrize(
@@ -91,3 +92,36 @@ def test_predictions_of_other_positions_are_refused():
     variant.count(torch.tensor([3]))
     with pytest.raises(ConfigError, match="tokens in each group"):
         predictions(reference, variant, divergence, n_sequences=15)
+
+
+@pytest.mark.parametrize(
+    ("n", "verdict"), [(2, "inconclusive"), (19, "inconclusive"), (20, "equivalent")]
+)
+def test_equivalence_takes_twenty_sequences(n, verdict):
+    data = world()
+    data |= {f"{name}1": data[f"{name}0"] for name in ("x", "y", "f")}
+    sums = Sums().over(data, np.arange(6 * n)).both()
+    made = measurements(sums, PROTOCOL, n_sequences=n, n_resamples=100)
+    item = made.measurements["port_equivalent@1"]
+    assert item.detail["verdict"] == verdict
+    assert item.value == (verdict == "equivalent")
+    if verdict == "inconclusive":
+        assert item.detail["reason"].startswith(f"{n} sequences are too few")
+        for bounds in made.details["equivalence_intervals"].values():
+            assert bounds["reason"] == item.detail["reason"]
+    else:
+        assert "reason" not in item.detail
+
+
+def test_tokens_that_fall_silent_on_one_side_count_as_nothing_in_common():
+    data = world()
+    data["f1"] = data["f0"].clone()
+    lively = int((data["f0"] != 0).any(1).sum())
+    both = N - lively
+    fell = torch.nonzero((data["f0"] != 0).any(1)).squeeze(1)[:50]
+    data["f1"][fell] = 0
+    item = found(data)[0]["sample_correlation"]
+    assert item.value == pytest.approx((lively - 50) / lively)
+    assert item.detail["tokens"] == lively
+    assert item.detail["share_silent_on_one"] == pytest.approx(50 / N)
+    assert item.detail["share_silent_on_both"] == pytest.approx(both / N)

@@ -1,7 +1,7 @@
 """Portability of checkpoints: the same tokens through the model of the run and through variants of it.
 
-Variants are in memory beside the reference, as many at once as the protocol says, and all their cases
-share one pass. A variant that cannot be had costs its own cases only.
+Variants are in memory beside the reference, as many at once as the protocol says or else as are likely to
+fit, and all their cases share one pass. A variant that cannot be had costs its own cases only.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ import torch
 from saebench.errors import ModelError
 from saebench.measure.cases import Case, make_case_record, not_measured, reason_of
 from saebench.measure.jobs import Pass
+from saebench.measure.portability.failures import is_of_forward
+from saebench.measure.portability.memory import Room
 from saebench.measure.portability.paired_pass import OpenVariant, PairedPass
 from saebench.measure.portability.separation import Rows, add_concepts
 from saebench.measure.portability.separation import identity as concepts_identity
+from saebench.measure.portability.training_text import without_training_text
 from saebench.measure.portability.variants import (
     FoundVariant,
     Refusal,
     find_variant,
     misfit,
     open_variant,
+    take_off,
     too_large,
 )
 from saebench.measure.portability.variants import identity as variant_identity
@@ -32,7 +36,8 @@ from saebench.metrics.definitions import definition
 from saebench.metrics.portability.results import PREFIX, Found
 from saebench.models import LanguageModel
 from saebench.models.failures import first_line
-from saebench.passes import SiteObserver, Stack, SubjectObserver
+from saebench.models.weights import ran_out_of_memory
+from saebench.passes import Calibration, SiteObserver, Stack, SubjectObserver
 from saebench.record import Measurement, Record
 
 PART = "portability"
@@ -51,10 +56,12 @@ class PortabilityJob:
 
     def __init__(self, run: Run, cases: Sequence[Case]) -> None:
         self.cases = list(cases)
-        self.targets: Sequence[Target] = list({c.target.name: c.target for c in cases}.values())
+        own = list({case.target.name: case.target for case in cases}.values())
+        # texts of concepts are read for every checkpoint of the run: all are placed and calibrated
+        self.targets: Sequence[Target] = run.targets if run.config.concepts else own
         self.site_observers: Mapping[Stack, Sequence[SiteObserver]] = {}
         self.subject_observers: Mapping[str, Sequence[SubjectObserver]] = {}
-        self.most = 1
+        self.most: int | None = None  # None: as many as fit
 
     def finish(self, run: Run, done: Pass) -> Iterator[Record]:
         """The records: at once of what needs no pass, then of as many variants as go together."""
@@ -67,7 +74,7 @@ class PortabilityJob:
                     yield _refused(run, done, case, found, refusal)
             if any(refusal is None for refusal in refusals.values()):
                 waiting.append(name)
-        self.most = run.config.portability.at_once or len(waiting)
+        self.most = run.config.portability.at_once
         while waiting:
             yield from self._together(run, done, waiting)
             _release()
@@ -88,30 +95,40 @@ class PortabilityJob:
             return
         names = [item.found.variant.name for item in opened]
         cases = [case for name in names for case in self._live(run, name)]
-        paired = PairedPass(run, opened, cases)
-        broken = _read(paired)
-        if broken is not None and len(opened) > 1:
+        try:
+            measured = _measure(run, opened, cases, done.calibration)
+        finally:
+            for item in opened:
+                take_off(item.found)
+        if isinstance(measured, Refusal) and len(opened) > 1:
             waiting[:0], self.most = names, 1
             return
-        results = [broken or paired.found(case) for case in cases]
-        rows: Rows = {}
-        for case, found in zip(cases, results, strict=True):
-            if isinstance(found, Found):
-                add_concepts(found, run, paired, case, done.calibration, rows)
-        paired.count()
-        for case, found in zip(cases, results, strict=True):
-            variant = paired.by_name[case.case].found
+        for number, case in enumerate(cases):
+            variant = find_variant(run, case.case)
+            if isinstance(measured, Refusal):
+                yield _refused(run, done, case, variant, measured)
+                continue
+            paired, results = measured
+            found = results[number]
             if isinstance(found, Refusal):
                 yield _refused(run, done, case, variant, found, paired)
             else:
-                yield _record(run, done, case, variant, found, paired)
+                native = variant.native.sae.cfg if variant.native is not None else None
+                cfg = case.target.checkpoint.sae.cfg
+                shown = without_training_text(found, cfg, native, run.stream)
+                yield _record(run, done, case, variant, shown, paired)
 
     def _open(self, run: Run, waiting: list[str]) -> tuple[list[OpenVariant], dict[str, Refusal]]:
         """The next variants in memory, taken off the list, and why others of them are not."""
         opened: list[OpenVariant] = []
         failed: dict[str, Refusal] = {}
-        while waiting and len(opened) < self.most:
+        room = Room.on(run.models[0].device)
+        while waiting and (self.most is None or len(opened) < self.most):
             found = find_variant(run, waiting[0])
+            assert found.located is not None  # else nothing waits for it
+            wanted = found.located, found.spec.precision
+            if opened and self.most is None and not room.holds(*wanted):
+                break
             model: LanguageModel | Refusal
             try:
                 model = open_variant(run, found)
@@ -124,6 +141,7 @@ class PortabilityJob:
                 failed[found.variant.name] = model
             else:
                 opened.append(OpenVariant(found, model, len(opened) + 1))
+                room.take(*wanted)
         return opened, failed
 
     def _live(self, run: Run, name: str) -> list[Case]:
@@ -132,23 +150,30 @@ class PortabilityJob:
         return [case for case in self._of(name) if _before_opening(case, found) is None]
 
 
-def _read(paired: PairedPass) -> Refusal | None:
-    """Read the text; why that cannot be done, where it cannot."""
-    if not paired.subjects:  # no variant has the activations
-        return None
-    variant = paired.variants[0].found
+def _measure(
+    run: Run, opened: Sequence[OpenVariant], cases: Sequence[Case], own: Calibration
+) -> tuple[PairedPass, list[Found | Refusal]] | Refusal:
+    """What the variants in memory show of their cases, in order; or why they cannot be run."""
+    variant = opened[0].found
     try:
-        paired.read()
-    except torch.OutOfMemoryError:
-        return too_large(variant)
-    except ModelError as error:
-        return Refusal(f"the variant {variant.label} could not be run: {reason_of(error)}")
-    except RuntimeError as error:  # a kernel that the device or a package lacks
-        return Refusal(
-            f"the variant {variant.label} could not be run: {first_line(error)}. Choose another precision "
-            "or device."
-        )
-    return None
+        paired = PairedPass(run, opened, cases)
+        if paired.subjects:  # else no variant has the activations
+            paired.read()
+        results = [paired.found(case) for case in cases]
+        rows: Rows = {}
+        for case, found in zip(cases, results, strict=True):
+            if isinstance(found, Found):
+                add_concepts(found, run, paired, case, own, rows)
+    except Exception as error:
+        if ran_out_of_memory(error):
+            return too_large(variant)
+        if not is_of_forward(error, [item.model for item in opened]):
+            raise
+        said = reason_of(error) if isinstance(error, ModelError) else first_line(error)
+        advice = "" if isinstance(error, ModelError) else ". Choose another precision or device."
+        return Refusal(f"the variant {variant.label} could not be run: {said}{advice}")
+    paired.count()
+    return paired, results
 
 
 def _before_opening(case: Case, found: FoundVariant) -> Refusal | None:
@@ -193,6 +218,7 @@ def _record(
         "variant": {**variant.variant.to_json(), "precision": variant.spec.precision},
         "protocol": run.config.portability.to_json(),
         "fixed_k": case.target.checkpoint.sae.cfg.k,
+        "together": len(paired.variants) if paired is not None else 0,
         **({"regime": opened.model.regime.to_json()} if opened is not None else {}),
         **found.details,
     }
@@ -200,7 +226,7 @@ def _record(
     model = (
         {**opened.model.identity(), "reference": reference}
         if opened is not None
-        else _not_opened(run, variant, reference)
+        else _not_opened(variant, reference)
     )
     return make_case_record(
         run,
@@ -223,7 +249,7 @@ def _others(run: Run) -> list[dict[str, Any]]:
     return [model.identity() for model in run.models[1:]]
 
 
-def _not_opened(run: Run, variant: FoundVariant, reference: Mapping[str, Any]) -> dict[str, Any]:
+def _not_opened(variant: FoundVariant, reference: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of a variant that is not in memory."""
     located = variant.located
     return {

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from saebench.evals.portability import (
     DivergenceEval,
     ModelEval,
-    NotFinite,
     SpreadEval,
     VariantEval,
 )
@@ -31,6 +30,9 @@ from saebench.passes import Calibration, PassRequest, Stack, Subject, SubjectObs
 from saebench.record import Measurement
 
 LOST = "predictions that are not finite"
+NATIVE_REMEDY = (
+    "its codes or reconstructions overflow. Check its weights, or measure with --sae-dtype float32"
+)
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,14 @@ class PairedPass:
         if case.name in self.refused:
             return self.refused[case.name]
         item, variant = self.evals[_name(case, self)], self.by_name[case.case]
-        for side, model in ((item.reference, self.models[0]), (item.variant, variant.model)):
-            if side.not_finite.tokens or side.spread.not_finite.tokens:
-                return _overflow(side.not_finite, case, model)
-        native = self.natives[case.name]
+        sides = (
+            (item.reference, "the reference", self.models[0]),
+            (item.variant, case.case, variant.model),
+        )
+        for side, where, model in sides:
+            if (lost := _overflow(side, where, _remedy(model))) is not None:
+                return Refusal(lost)
+        native = self._finite_native(case)
         sums = native.sums if isinstance(native, ModelEval) else None
         found = results.measurements(
             item.both(sums),
@@ -133,6 +139,14 @@ class PairedPass:
         if isinstance(native, str):
             found.measurements |= missing(("fve_native", "transfer_gap"), native)
         return found
+
+    def _finite_native(self, case: Case) -> ModelEval | str:
+        """The checkpoint trained on the variant, or why it has no numbers."""
+        native = self.natives[case.name]
+        if isinstance(native, str):
+            return native
+        where = f"{case.case} with the checkpoint trained on it"
+        return _overflow(native, where, NATIVE_REMEDY) or native
 
     def _predictions(self, item: VariantEval, variant: OpenVariant) -> dict[str, Measurement]:
         """What both models predict, clean and with the reconstruction spliced in."""
@@ -237,11 +251,14 @@ def _name(case: Case, within: PairedPass) -> str:
     return f"{within.by_name[case.case].number}\n{case.target.name}"
 
 
-def _overflow(counted: NotFinite, case: Case, model: LanguageModel) -> Refusal:
-    where = f"under {case.case}" if counted.tokens else "under the reference"
-    return Refusal(
+def _overflow(side: ModelEval, where: str, remedy: str) -> str | None:
+    """Why nothing is said of a checkpoint under a model; None where all its values are finite."""
+    counted = max(side.not_finite, side.spread.not_finite, key=lambda one: one.tokens)
+    if not counted.tokens:
+        return None
+    return (
         f"{counted.tokens:,} of {counted.shown:,} counted tokens have activations that are not finite "
-        f"{where}: {_remedy(model)}"
+        f"under {where}: {remedy}"
     )
 
 

@@ -6,7 +6,7 @@ under both. Each variant reads the texts of a concept once, for all checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,13 +17,16 @@ from saebench.errors import SaebenchError
 from saebench.measure.cases import Case, reason_of
 from saebench.measure.concepts.rows import ConceptRows, Split, read_rows, rows_of
 from saebench.measure.portability.paired_pass import OpenVariant, PairedPass, missing
+from saebench.measure.portability.variants import of_model
 from saebench.measure.run import Run
 from saebench.metrics.definitions import definition
 from saebench.metrics.portability.results import PREFIX, Found
-from saebench.passes import Calibration, Stack, Subject
+from saebench.passes import Calibration
 from saebench.record import Measurement
 
-NAMES = ("d_max_reference", "d_max", "d_best_reference", "d_best")
+PAIRS = (("d_max_reference", "d_max"), ("d_best_reference", "d_best"))
+NAMES = tuple(name for pair in PAIRS for name in pair)
+SILENT = "no latent tells the classes of a concept apart under both models"
 NONE = "no concept is configured"
 
 Rows = dict[tuple[str, str], "ConceptRows | str"]  # by variant and concept
@@ -63,19 +66,29 @@ def add_concepts(
             {"concept": concept.name, **({"reason": row} if isinstance(row, str) else row)}
         )
     found.details["concepts"] = table
-    for name in NAMES:
-        values = [row[name] for row in table if row.get(name) is not None]
-        metric = definition(PREFIX + name).metric
-        n_texts = sum(int(row["n_held_out"]) for row in table if row.get(name) is not None)
-        found.measurements[metric] = Measurement(
-            metric,
-            float(np.mean(values)) if values else None,
-            n_sequences=n_texts,
-            reason=None
-            if values
-            else str(table[0].get("reason") or "no latent tells the classes apart"),
-            detail={"concepts": len(values)},
-        )
+    found.measurements |= averages(table)
+
+
+def averages(table: Sequence[Mapping[str, Any]]) -> dict[str, Measurement]:
+    """Means over the concepts of ``table`` that have the number under both models, by metric id.
+
+    Each pair is of the same concepts: a latent silent on one of the models has no d there.
+    """
+    found = {}
+    for pair in PAIRS:
+        both = [row for row in table if all(row.get(name) is not None for name in pair)]
+        left_out = [str(row["concept"]) for row in table if row not in both]
+        why = next((str(row["reason"]) for row in table if row.get("reason")), SILENT)
+        for name in pair:
+            metric = definition(PREFIX + name).metric
+            found[metric] = Measurement(
+                metric,
+                float(np.mean([row[name] for row in both])) if both else None,
+                n_sequences=sum(int(row["n_held_out"]) for row in both),
+                reason=None if both else why,
+                detail={"concepts": len(both), "left_out": left_out},
+            )
+    return found
 
 
 def _rows(
@@ -85,7 +98,7 @@ def _rows(
     if (variant, concept) not in rows:
         opened = paired.by_name[variant]
         subjects = [
-            _alone(item, opened, case.target.name)
+            of_model(item, 0, case.target.name)
             for case in paired.cases
             if case.case == variant and (item := paired.subject_of(case)) is not None
         ]
@@ -95,15 +108,6 @@ def _rows(
         except SaebenchError as error:
             rows[variant, concept] = reason_of(error)
     return rows[variant, concept]
-
-
-def _alone(subject: Subject, opened: OpenVariant, name: str) -> Subject:
-    """A checkpoint on a variant that is the only model of a pass."""
-
-    def first(stack: Stack) -> Stack:
-        return tuple(reading._replace(model=0) for reading in stack)
-
-    return replace(subject, name=name, reads=first(subject.reads), writes=first(subject.writes))
 
 
 def _of_variant(known: Calibration, opened: OpenVariant) -> Calibration:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,13 +11,16 @@ from saebench.config import ModelSpec
 from saebench.errors import ConfigError, SaebenchError, SiteError
 from saebench.loading import Checkpoint, open_checkpoint
 from saebench.measure.cases import reason_of
-from saebench.measure.run import CENTRED, Run, Target, device_of, model_key, place, sae_dtype_used
+from saebench.measure.portability.failures import is_of_loading
+from saebench.measure.run import Run, Target, device_of, model_key, place, sae_dtype_used
+from saebench.measure.run import subject_on as subject_on_models
 from saebench.model_choice import check_same_tokens, locate_model
 from saebench.models import LanguageModel, Located
 from saebench.models.failures import first_line
-from saebench.passes import Reading, Subject
+from saebench.models.weights import ran_out_of_memory
+from saebench.passes import Stack, Subject
 from saebench.protocols import Variant
-from saebench.sae import SAEConfig, Source
+from saebench.sae import SAEConfig
 from saebench.sites import parse_site
 
 
@@ -70,17 +73,22 @@ def identity(run: Run, found: FoundVariant) -> dict[str, Any]:
 
 
 def open_variant(run: Run, found: FoundVariant) -> LanguageModel | Refusal:
-    """The model of a variant, in memory; raises :class:`torch.OutOfMemoryError`."""
+    """The model of a variant, in memory; raises :class:`torch.OutOfMemoryError`.
+
+    What its files, the device or a package do not allow is a refusal; a mistake of this package is raised.
+    """
     assert found.located is not None
     try:
         return LanguageModel.open(
             found.located, precision=found.spec.precision, device=device_of(run.config)
         )
-    except torch.OutOfMemoryError:
-        raise
     except SaebenchError as error:
         return Refusal(f"the variant {found.label} could not be opened: {reason_of(error)}")
     except Exception as error:  # a package or damaged file raises whatever it has
+        if ran_out_of_memory(error):
+            raise torch.OutOfMemoryError(first_line(error)) from error
+        if not is_of_loading(error):
+            raise
         return Refusal(
             f"the variant {found.label} could not be opened: {first_line(error)}. Check its files, or choose "
             "another precision."
@@ -99,23 +107,28 @@ def subject_on(model: LanguageModel, number: int, target: Target, name: str) -> 
     """A checkpoint on the activations of model ``number``, at the hook point it was trained on."""
     cfg = target.checkpoint.sae.cfg
     try:
-        stacks = [
-            tuple(_reading(model, number, source, width, target.name) for source in sources)
-            for sources, width in ((cfg.reads, cfg.d_in), (cfg.writes, cfg.d_out))
-        ]
+        for sources, width in ((cfg.reads, cfg.d_in), (cfg.writes, cfg.d_out)):
+            for source in sources:
+                site = model.site(source.site or "")
+                if (found := model.width_at(site)) != width:
+                    return _other_width(width, found, str(site))
     except SiteError as error:
         return _no_site(error)
-    except _Misfit as error:
-        return error.refusal
-    return Subject(name, target.checkpoint.sae, *stacks)
+    return of_model(subject_on_models((model,), target), number, name)
+
+
+def of_model(subject: Subject, number: int, name: str) -> Subject:
+    """A subject of one model as that of model ``number`` among others, under another name."""
+
+    def moved(stack: Stack) -> Stack:
+        return tuple(reading._replace(model=number) for reading in stack)
+
+    return replace(subject, name=name, reads=moved(subject.reads), writes=moved(subject.writes))
 
 
 def misfit(cfg: SAEConfig, located: Located) -> Refusal | None:
     """What the config of a model says against a checkpoint, before the weights are read."""
-    several = [
-        source for source in (*cfg.reads, *cfg.writes) if source.model or source.minus is not None
-    ]
-    if several:
+    if _reads_several(cfg):
         return Refusal(
             "it reads activations of several models: portability sets one model against variants of it. "
             "Measure it with other models as the run's own."
@@ -143,22 +156,15 @@ def place_native(run: Run, found: FoundVariant, device: torch.device) -> Target 
     return Target(f"the checkpoint trained on {found.variant.name}", found.native)
 
 
-class _Misfit(Exception):
-    """Ends the search for activations where one has another width."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.reason)
-        self.refusal = refusal
+def take_off(found: FoundVariant) -> None:
+    """Take the checkpoint that was trained on a variant off the device: nothing else of a run reads it."""
+    if found.native is not None:
+        found.native.sae.to(torch.device("cpu"))
 
 
-def _reading(model: LanguageModel, number: int, source: Source, width: int, name: str) -> Reading:
-    assert source.site is not None  # checked when the run was prepared
-    site = model.site(source.site)
-    found = model.width_at(site)
-    if found != width:
-        raise _Misfit(_other_width(width, found, str(site)))
-    centred = source.centred and site.kind in CENTRED and model.ignores_mean
-    return Reading(site, number, None, centred)
+def _reads_several(cfg: SAEConfig) -> bool:
+    sources = (*cfg.reads, *cfg.writes)
+    return any(source.model or source.minus is not None for source in sources)
 
 
 def _other_width(d: int, width: int, site: str) -> Refusal:
@@ -230,4 +236,6 @@ def _native(variant: Variant) -> tuple[Checkpoint | None, str | None]:
             None,
             "the files of the checkpoint trained on the variant do not say which activation it reads",
         )
+    if _reads_several(found.sae.cfg):
+        return None, "the checkpoint trained on the variant reads activations of several models"
     return found, None

@@ -46,7 +46,8 @@ WORTHLESS = (
     "reference is the model that the checkpoint was trained on"
 )
 SAME = "the activations are the same under both"
-EMPTY = "no token has codes that vary under both models"
+EMPTY = "no token has codes that vary"
+LEAST_GROUPS = 20  # of sequences; quantiles of fewer are no bounds to claim equivalence by
 REASONS = {"fve_drop": WORTHLESS, "error_over_drift": SAME, "sample_correlation": EMPTY}
 REASONS["survival"] = "no latent fires often enough under the reference to be followed"
 REASONS |= dict.fromkeys(("survival_median", "jaccard"), REASONS["survival"])
@@ -118,7 +119,8 @@ def measurements(
     ``fixed_k`` is how many latents fire by construction, where the activation function says so. Raises
     :class:`ConfigError` when the sums are not of the same tokens.
     """
-    counts = [one.sums.n.tolist() for one in (*sums.spreads, *sums.models, sums.pair)]
+    native = () if sums.native is None else (sums.native,)
+    counts = [one.sums.n.tolist() for one in (*sums.spreads, *sums.models, sums.pair, *native)]
     for other in counts[1:]:
         check_alike("tokens in each group", counts[0], other)
     how = Resampling(sums.pair.sums.present.shape[0], n_resamples, seed)
@@ -133,7 +135,7 @@ def measurements(
     detail: dict[str, dict[str, Any]] = {
         "l0_ratio": {"fixed_by_k": fixed_k},
         "top_k_agreement": {"k": protocol.top_k},
-        "sample_correlation": {"tokens": int(sums.pair.sums.total("correlated"))},
+        "sample_correlation": _counted(sums.pair.sums),
     }
     found = Found(details={"latents": describe(sums.pair.latents, protocol.survival)})
     for name, value in points.items():
@@ -147,6 +149,16 @@ def measurements(
         add(found, item)
     found.details["equivalence_intervals"] = plain(shown)
     return found
+
+
+def _counted(sums: GroupSums) -> dict[str, Any]:
+    """How many tokens have a correlation, and the shares silent on one side (0) and on both (left out)."""
+    n = max(sums.n_tokens, 1)
+    return {
+        "tokens": int(sums.total("correlated")),
+        "share_silent_on_one": float(sums.total("silent_on_one")) / n,
+        "share_silent_on_both": float(sums.total("silent_on_both")) / n,
+    }
 
 
 def resampled(
@@ -163,9 +175,13 @@ def resampled(
 def tost_intervals(
     sums: Both, samples: Mapping[str, np.ndarray], how: Resampling
 ) -> dict[str, Interval]:
-    """The 90 % intervals of the relative FVE drop and of the alive shift."""
-    none = Interval(None, None, reason=ONE_GROUP)
-    drop = interval(samples["fve_drop"], TOST_LEVEL) if how.n_groups > 1 else none
+    """The 90 % intervals of the relative FVE drop and of the alive shift; none of few sequences."""
+    if (n := how.n_groups) < LEAST_GROUPS:
+        reason = (
+            f"{n} sequence{'s are' if n != 1 else ' is'} too few: equivalence takes {LEAST_GROUPS}"
+        )
+        return dict.fromkeys(("fve_drop", "alive_shift"), Interval(None, None, reason=reason))
+    drop = interval(samples["fve_drop"], TOST_LEVEL)
     return {"fve_drop": drop, "alive_shift": alive_shift(sums.pair.latents, TOST_LEVEL)[1]}
 
 
@@ -197,6 +213,8 @@ def verdicts(
         "level": TOST_LEVEL,
         "test": "two one-sided tests at 5 %",
     }
+    if why := next((one.reason for one in bounds.values() if one.low is None), None):
+        tested["reason"] = why
     return [
         made(PREFIX + "portable", float(not over), detail=rule),
         made(PREFIX + "equivalent", float(whole == "equivalent"), detail=tested),

@@ -12,7 +12,7 @@ from saebench.metrics.estimates import RESAMPLE_ROWS, ratio
 from saebench.metrics.moments import Moments
 from saebench.metrics.portability.latents import LatentSums
 from saebench.metrics.portability.pairing import PairedCodes
-from saebench.metrics.portability.tokens import correlations, drift, top_agreement
+from saebench.metrics.portability.tokens import correlations, drift, silent, top_agreement
 from saebench.metrics.prediction import Losses
 from saebench.metrics.reconstruction import DEGENERATE
 from saebench.metrics.sums import N_GROUPS, GroupSums, group_of, row_chunks, wide
@@ -96,7 +96,7 @@ class PairSums:
 
     NAMES = (
         *("shift", "square", "cosine", "target_shift"),
-        *("correlation", "correlated", "agreement", "agreeing"),
+        *("correlation", "correlated", "silent_on_one", "silent_on_both", "agreement", "agreeing"),
     )
 
     def __init__(
@@ -128,6 +128,7 @@ class PairSums:
         same = read[0] is written[0] and read[1] is written[1]
         paired = PairedCodes.of(*codes)
         r, agreement = correlations(paired), top_agreement(paired, self.top_k)
+        silent0, silent1 = silent(paired)
         per_token = {
             "shift": shift,
             "square": square,
@@ -135,6 +136,8 @@ class PairSums:
             "target_shift": shift if same else _squares(*written),
             "correlation": r.nan_to_num(0.0),
             "correlated": ~r.isnan(),
+            "silent_on_one": silent0 ^ silent1,
+            "silent_on_both": silent0 & silent1,
             "agreement": agreement.nan_to_num(0.0),
             "agreeing": ~agreement.isnan(),
         }

@@ -34,14 +34,24 @@ def drift(reference: Tensor, variant: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def correlations(codes: PairedCodes) -> Tensor:
     """Pearson correlation over all latents of each token's codes, ``[n]``.
 
-    ``(Σ f₀f₁ − Σf₀ Σf₁ / m) / √((Σf₀² − (Σf₀)²/m)(Σf₁² − (Σf₁)²/m))`` from the entries alone. Not a
-    number where the codes of a token do not vary under one of the models, as where none is active.
+    ``(Σ f₀f₁ − Σf₀ Σf₁ / m) / √((Σf₀² − (Σf₀)²/m)(Σf₁² − (Σf₁)²/m))`` from the entries alone. 0
+    where no latent is active under one of the models only, as nothing is in common. Not a number where none
+    is under both, or where active codes do not vary.
     """
     n, m = codes.n_tokens, codes.d_sae
     (sum0, square0), (sum1, square1) = _moments(codes.reference, n), _moments(codes.variant, n)
     rows = codes.reference.rows[codes.shared_reference]
     product = torch.bincount(rows, weights=codes.products, minlength=n)
-    return pearson(m, sum0, sum1, square0, square1, product)
+    found = pearson(m, sum0, sum1, square0, square1, product)
+    return torch.where((square0 > 0) ^ (square1 > 0), 0.0, found)
+
+
+def silent(codes: PairedCodes) -> tuple[Tensor, Tensor]:
+    """Whether no latent is active on each token, under the reference and under the variant, bool ``[n]``."""
+    n = codes.n_tokens
+    squares = (_moments(entries, n)[1] for entries in (codes.reference, codes.variant))
+    before, after = (square <= 0 for square in squares)
+    return before, after
 
 
 def pearson(
