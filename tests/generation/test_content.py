@@ -9,7 +9,15 @@ from saebench.generation.manifest import read_manifest
 from tests.data.words import word_tokenizer
 from tests.generated import write_generated
 
-DELETE = object()
+
+class _Nothing:
+    """Stands for a key that is taken out; named the same in every process."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+DELETE = _Nothing()
 
 
 @pytest.fixture
