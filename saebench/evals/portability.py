@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from saebench.evals.reconstruction import pooled
+from saebench.evals.reconstruction import add_floors, pooled
 from saebench.metrics import prediction
 from saebench.metrics.portability.results import Both
 from saebench.metrics.portability.sums import DivergenceSums, ModelSums, PairSums, SpreadSums
@@ -66,12 +66,7 @@ class SpreadEval:
             self.spread.update(view.x, view.sequence_ids)
         if self.not_finite.found_in_predictions([*view.zero, *view.mean]):
             return
-        for floors, zero, mean in zip(self.floors_by_reading, view.zero, view.mean, strict=False):
-            groups = group_of(zero.sequence_ids)
-            floors.count(groups)
-            floors.add("ce_clean", zero.ce_clean, groups)
-            prediction.add_floor(floors, "zero", zero.losses, groups)
-            prediction.add_floor(floors, "mean", mean.losses, groups)
+        add_floors(self.floors_by_reading, view)
 
     @property
     def floors(self) -> GroupSums:

@@ -63,12 +63,7 @@ class SiteEval:
         first = view.sequence_ids < CALIBRATION_SEQUENCES
         if bool(first.any()):
             self.first.append((view.x[first].cpu(), view.sequence_ids[first].cpu()))
-        for floors, zero, mean in zip(self.floors_by_reading, view.zero, view.mean, strict=False):
-            groups = group_of(zero.sequence_ids)
-            floors.count(groups)
-            floors.add("ce_clean", zero.ce_clean, groups)
-            prediction.add_floor(floors, "zero", zero.losses, groups)
-            prediction.add_floor(floors, "mean", mean.losses, groups)
+        add_floors(self.floors_by_reading, view)
 
     @property
     def floors(self) -> GroupSums:
@@ -165,6 +160,16 @@ class ReconstructionEval:
             if len(names) > 1:
                 _add_by_reading(found, names, self.site.floors_by_reading, self.spliced_by_reading)
         return found
+
+
+def add_floors(floors_by_reading: Sequence[GroupSums], view: SiteView) -> None:
+    """Take in the clean and ablated losses of one batch, reading by reading."""
+    for floors, zero, mean in zip(floors_by_reading, view.zero, view.mean, strict=False):
+        groups = group_of(zero.sequence_ids)
+        floors.count(groups)
+        floors.add("ce_clean", zero.ce_clean, groups)
+        prediction.add_floor(floors, "zero", zero.losses, groups)
+        prediction.add_floor(floors, "mean", mean.losses, groups)
 
 
 def pooled(parts: Sequence[GroupSums]) -> GroupSums:
