@@ -8,7 +8,7 @@ from saebench.gates import Verdict
 from saebench.record import Record
 from saebench.report import concepts, cv_probing, escape, portability, steering
 from saebench.report.digits import count
-from saebench.report.results import NAMED, Row, all_rows, headline_rows, not_evaluated
+from saebench.report.results import all_rows, headline_rows, told
 from saebench.report.table import markdown_table
 
 VARIANTS = "portability"  # the part that is about variants; the others are about concepts
@@ -52,15 +52,10 @@ def _figures(case: Record, verdicts: Sequence[Verdict]) -> list[str]:
 
     What has no value and no limit is left out where many lack one: the sections say why.
     """
-    many = len(not_evaluated(case)) > NAMED
-    headline = [row for row in headline_rows(case, verdicts) if row.status or _told(row, many)]
+    headline = told(case, headline_rows(case, verdicts))
     shown = {row.metric for row in headline}
     parts = [markdown_table(headline)] if headline else []
-    if rest := [row for row in all_rows(case) if row.metric not in shown and _told(row, many)]:
+    if rest := [row for row in told(case, all_rows(case)) if row.metric not in shown]:
         summary = f"<details><summary>{count(len(rest))} more measurements</summary>"
         parts += [summary, markdown_table(rest), "</details>"]
     return parts
-
-
-def _told(row: Row, many: bool) -> bool:
-    return row.value != "–" or not many

@@ -242,6 +242,15 @@ def not_evaluated(record: Record) -> list[tuple[str, str]]:
     return [(label(record, m.metric), m.reason or "not measured") for m in missing]
 
 
+def told(case: Record, rows: Sequence[Row]) -> list[Row]:
+    """The rows of a case; without those that have neither value nor limit, where many lack one.
+
+    A case that cannot be measured has one reason for all of them.
+    """
+    many = len(not_evaluated(case)) > NAMED
+    return [row for row in rows if row.status or row.value != "–" or not many]
+
+
 def _rows(record: Record, name: str, verdicts: Sequence[Verdict]) -> list[Row]:
     gates = [verdict for verdict in of(record, verdicts) if _short(verdict.gate.metric) == name]
     return [_row(record, name, verdict) for verdict in gates] or [_row(record, name, None)]

@@ -11,7 +11,7 @@ from saebench.record import Record
 from saebench.report import escape
 from saebench.report.base_model import other_model
 from saebench.report.digits import count
-from saebench.report.results import WORDS, Row, headline_rows, of, tally, tokens_counted
+from saebench.report.results import WORDS, Row, headline_rows, of, tally, tokens_counted, told
 
 COLUMNS = ("metric", "value", "95 % interval", "limit", "verdict", "baseline")
 UNGATED = (0, 1, 2, 5)  # the columns where nothing has a limit
@@ -87,6 +87,8 @@ def _listed(names: Sequence[object]) -> str:
 
 def _block(record: Record, verdicts: Sequence[Verdict], colour: bool) -> str:
     rows = headline_rows(record, verdicts)
+    if record.checkpoint.get("of"):
+        rows = told(record, rows) or rows
     places = _places(bool(verdicts))
     columns = [COLUMNS[place] for place in places]
     table = []

@@ -11,6 +11,7 @@ from saebench.report.base_model import other_model
 from saebench.report.card import card_body
 from saebench.report.sections import measured_on
 from saebench.report.stored import dump_report, load_report
+from saebench.report.table import terminal_table
 from tests.report.records import make_record as record
 
 NF4 = {"regime": "nf4", "backend": "bitsandbytes 0.50.2", "emulated": False}
@@ -94,3 +95,12 @@ def test_what_many_lack_for_one_reason_is_not_listed_again():
     assert text.count(reason) == 1  # under limitations
     few = replace(bare, measurements=dict(list(empty.items())[:3]))
     assert body([record("a")], [few], []).count(reason) > 3
+
+
+def test_the_terminal_says_the_reason_of_an_unmeasured_case_once():
+    metrics = [item.metric for item in FAMILIES["portability"]]
+    empty = {name: Measurement(name, None, reason="was not found") for name in metrics}
+    bare = replace(case("a@gone"), measurements=empty)
+    missed = replace(failed("a@gone"), status=Status.NOT_EVALUABLE)
+    assert terminal_table([bare], [missed]).count("was not found") == 1
+    assert "was not found" in terminal_table([bare], [])
