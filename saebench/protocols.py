@@ -19,8 +19,20 @@ Where = Literal["all", "prompt", "completion"]
 DirectionOf = Literal["latent", "decoded_difference", "mean_difference"]
 
 
+class _Plain:
+    """A frozen dataclass whose fields are plain values."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        found: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in found.items()
+        }
+
+
 @dataclass(frozen=True)
-class FakeProtocol:
+class FakeProtocol(_Plain):
     """When a latent counts as fake: it fires on more than ``share`` of the units of random text.
 
     ``threshold`` is in units of codes or, where ``relative``, a quantile in (0, 1) of the latent's own
@@ -42,10 +54,6 @@ class FakeProtocol:
     bos: bool = True
     seed: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Task:
@@ -64,7 +72,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class ProbingProtocol:
+class ProbingProtocol(_Plain):
     """How probes are trained and scored on every one of ``tasks``.
 
     ``max_train`` and ``max_test`` bound the examples, drawn with ``seed``. ``length`` cuts texts, BOS
@@ -80,13 +88,9 @@ class ProbingProtocol:
     length: int | None = None
     seed: int = 42
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class SeedsProtocol:
+class SeedsProtocol(_Plain):
     """How the checkpoints of a group are matched.
 
     ``threshold`` is the cosine (for functional matching, the correlation) above which a pair counts as
@@ -97,10 +101,6 @@ class SeedsProtocol:
     threshold: float = 0.7
     n_tokens: int = 16_384
     top_k: int = 25
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Variant:
+class Variant(_Plain):
     """Another form of the run's language model: a precision, a revision, a fine-tune, another model.
 
     ``ref`` empty is the run's own model, ``precision`` None its own precision. ``sae`` refers to a
@@ -136,13 +136,9 @@ class Variant:
     precision: str | None = None
     sae: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class PortabilityProtocol:
+class PortabilityProtocol(_Plain):
     """When a checkpoint counts as portable to a variant of its model.
 
     The rule asks for retraining where the FVE falls by more than the share ``fve_drop`` or the number of
@@ -162,13 +158,9 @@ class PortabilityProtocol:
     top_k: int = 10
     at_once: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class Concept:
+class Concept(_Plain):
     """Labelled texts of a behaviour or concept with two classes.
 
     ``data``, ``held_out`` and ``control`` are specs of texts; without ``held_out`` texts a share of the
@@ -192,13 +184,9 @@ class Concept:
     judges: tuple[str, ...] = ()
     consensus: Literal["all", "majority"] = "majority"
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return {**asdict(self), "judges": list(self.judges)}
-
 
 @dataclass(frozen=True)
-class ConceptsProtocol:
+class ConceptsProtocol(_Plain):
     """How latents are set against the two classes of a concept.
 
     A text is pooled to one row by ``pooling``, a name or the place of a counted token (0 the first, -1 the
@@ -219,13 +207,9 @@ class ConceptsProtocol:
     length: int | None = None
     seed: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class CrossValidation:
+class CrossValidation(_Plain):
     """How probes on the two classes of a concept are cross-validated.
 
     Stratified ``folds``, ``repeats`` times; ``n_permutations`` shuffles of the labels through the whole
@@ -243,13 +227,9 @@ class CrossValidation:
     other: str = ""
     seed: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return {**asdict(self), "ks": list(self.ks)}
-
 
 @dataclass(frozen=True)
-class SteeringProtocol:
+class SteeringProtocol(_Plain):
     """How a direction is added while the model continues prompts, and what is read off.
 
     ``direction`` is that of the concept's best ``latent`` (or of the number ``latent``), of the decoded
@@ -274,7 +254,3 @@ class SteeringProtocol:
     n_latents: int = 20
     n_permutations: int = 10_000
     seed: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return {**asdict(self), "alphas": list(self.alphas)}
