@@ -1,5 +1,6 @@
 """Variants that do not fit, cannot be had, or overflow: a reason each, and the others run."""
 
+import importlib
 import json
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from saebench.measure.portability import failures
 from saebench.measure.portability import variants as portability_variants
 from saebench.metrics.portability.sums import PairSums
 from saebench.models import LanguageModel, regimes
@@ -285,3 +287,15 @@ def test_whatever_a_foreign_package_raises_while_a_variant_is_opened_is_its_reas
     monkeypatch.setattr(LlamaForCausalLM, "forward", fails)
     got = numbers(measured(run)["good@tuned"])
     assert "could not be opened: ValueError: no such rope" in got["kl"].reason
+
+
+def test_a_torch_without_accelerator_errors_will_do(monkeypatch):
+    monkeypatch.delattr(torch, "AcceleratorError", raising=False)
+    try:
+        module = importlib.reload(failures)
+        assert module.is_of_loading(NotImplementedError("no such kernel"))
+        assert module.is_of_loading(RuntimeError("CUDA error: no kernel image is available"))
+        assert not module.is_of_loading(RuntimeError("The size of tensor a (3) must match"))
+    finally:
+        monkeypatch.undo()
+        importlib.reload(failures)

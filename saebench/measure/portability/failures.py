@@ -16,6 +16,8 @@ LACKING = (  # how torch says that a device or a build lacks what was asked for,
     *("not implemented for", "no kernel image", "could not run", "is not supported"),
     *("cuda error", "cuda driver", "cublas", "cudnn", "cusparse", "hip error"),
 )
+# older releases of torch have no AcceleratorError, and raise RuntimeError in its place
+NO_KERNEL = (NotImplementedError, getattr(torch, "AcceleratorError", NotImplementedError))
 
 
 def is_of_loading(error: Exception) -> bool:
@@ -36,7 +38,7 @@ def is_of_forward(error: Exception, models: Iterable[LanguageModel]) -> bool:
 
 
 def _lacks_kernel(error: Exception) -> bool:
-    if isinstance(error, NotImplementedError | torch.AcceleratorError):
+    if isinstance(error, NO_KERNEL):
         return True
     said = str(error).lower()
     return isinstance(error, RuntimeError) and any(text in said for text in LACKING)
