@@ -78,21 +78,6 @@ def locate_model(spec: ModelSpec, *, from_checkpoints: bool) -> Located:
         ) from error
 
 
-def check_same_tokens(located: Sequence[Located]) -> None:
-    """Check that all models read the same token ids: their activations are aligned token by token.
-
-    Tokens added to a vocabulary (chat markers) may differ. Raises :class:`ConfigError`.
-    """
-    first = _vocabulary(located[0]) if len(located) > 1 else {}
-    for other in located[1:]:
-        if _vocabulary(other) != first:
-            raise ConfigError(
-                f"the same tokens for {located[0].id} and {other.id}",
-                "their tokenizers have different vocabularies",
-                "Compare models of one family: a crosscoder needs the same tokens in all of them.",
-            )
-
-
 def check_differences(located: Sequence[Located], checkpoints: Mapping[str, SAEConfig]) -> None:
     """Check that no checkpoint reads the difference of a model and itself, which is zero everywhere.
 
@@ -128,10 +113,3 @@ def with_twins(cfg: SAEConfig, model: Mapping[str, Any]) -> SAEConfig:
         if len(numbers) > 1
     ]
     return replace(cfg, notes=(*cfg.notes, *notes)) if notes else cfg
-
-
-def _vocabulary(located: Located) -> dict[str, int]:
-    """Token ids by text, without tokens that were added later."""
-    tokenizer = located.tokenizer()
-    added = set(tokenizer.get_added_vocab())
-    return {token: id for token, id in tokenizer.get_vocab().items() if token not in added}

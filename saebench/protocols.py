@@ -254,3 +254,58 @@ class SteeringProtocol(_Plain):
     n_latents: int = 20
     n_permutations: int = 10_000
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class DifferenceProtocol(_Plain):
+    """How SAEs on the difference of two models are measured by token subset.
+
+    ``text`` is a spec of prompts whose rows hold character spans of tokens (``fire``, ``decision``,
+    ``answer``) and a ``condition``; empty takes the run's own text, which has no such labels. ``top`` and
+    ``bottom`` are the shares of tokens with the largest and the smallest norm of the difference.
+    ``base_saes`` refer to SAEs of the first model, used at the site that they were trained on.
+    ``n_latents`` most specific latents are listed. At most ``max_tokens`` are kept, whole sequences of
+    ``length`` tokens, BOS included; None takes the length of the run's sequences.
+    """
+
+    text: str = ""
+    base_saes: tuple[str, ...] = ()
+    top: float = 0.01
+    bottom: float = 0.5
+    n_latents: int = 10
+    max_tokens: int = 262_144
+    length: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class CrosscoderProtocol(_Plain):
+    """How the latents of a crosscoder over two models are told apart.
+
+    Latents that fire on fewer than ``min_firings`` tokens have no scaling. Latents of one model only are set
+    beside as many shared ones, drawn with ``seed``; at most ``n_compared`` of each class.
+    """
+
+    min_firings: int = 10
+    n_compared: int = 10_000
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class CausalProtocol(_Plain):
+    """How latents are ablated in each model, and their effects compared.
+
+    Every shared latent that fired is tested, or ``max_latents`` drawn at random where there are more, and
+    up to ``n_controls`` of each other class. A probe is a token on which the latent fires, at most one per
+    sequence and ``n_probes`` per latent; a latent with fewer than ``min_probes`` has no correlation. A gap is
+    a decoder cosine above ``gap_cosine`` with a correlation below ``gap_equivalence``.
+    """
+
+    max_latents: int = 4096
+    n_controls: int = 256
+    n_probes: int = 64
+    min_probes: int = 30
+    gap_cosine: float = 0.7
+    gap_equivalence: float = 0.5
+    n_resamples: int = 1000
+    seed: int = 0

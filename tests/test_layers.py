@@ -22,7 +22,7 @@ LAYERS = (
     ("sae", "sites", "record", "files", "layout"),
     ("metrics", "models", "reference", "store"),
     ("generation", "matching", "probing"),
-    ("data", "steering"),
+    ("causal", "data", "steering"),
     ("adapters", "gates", "locating", "unchanged"),
     ("diagnosis", "config"),
     ("inspection",),

@@ -11,8 +11,11 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from saebench.config.tables import Table
 from saebench.errors import ConfigError
 from saebench.protocols import (
+    CausalProtocol,
     ConceptsProtocol,
+    CrosscoderProtocol,
     CrossValidation,
+    DifferenceProtocol,
     FakeProtocol,
     Group,
     PortabilityProtocol,
@@ -31,6 +34,9 @@ T = TypeVar(
     ConceptsProtocol,
     CrossValidation,
     SteeringProtocol,
+    DifferenceProtocol,
+    CrosscoderProtocol,
+    CausalProtocol,
 )
 POOLINGS = ("mean", "max", "last")
 
@@ -71,6 +77,16 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "temperature": (0, 100),
     "n_random": (0, 10_000),
     "n_latents": (0, 10_000),
+    "top": (1e-6, 1 - 1e-6),
+    "bottom": (1e-6, 1 - 1e-6),
+    "max_tokens": (2, 2**40),
+    "n_compared": (1, 2**31),
+    "max_latents": (1, 2**31),
+    "n_controls": (0, 2**31),
+    "n_probes": (2, 1000),
+    "min_probes": (3, 1000),
+    "gap_cosine": (-1, 1),
+    "gap_equivalence": (-1, 1),
 }
 _SEED = re.compile(r"(?:[-_.]s|[-_.]?seed)[-_=]?\d+(?=$|[-_.])", re.IGNORECASE)
 
@@ -201,6 +217,8 @@ def _value(table: Table, name: str, hint: Any) -> Any:
         return table.choice(name, choices, choices[0])
     if bool in options:
         return table.flag(name)
+    if str in options and get_origin(hint) is tuple:
+        return tuple(table.names(name))
     if str in options:
         return str(value) if type(value) is int and name == "pooling" else table.text(name)
     if get_origin(hint) is tuple:

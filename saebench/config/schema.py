@@ -25,9 +25,12 @@ from saebench.data_specs import HUB_PREFIX, parse_spec, relocate
 from saebench.errors import ConfigError, DataError
 from saebench.gates import Waiver
 from saebench.protocols import (
+    CausalProtocol,
     Concept,
     ConceptsProtocol,
+    CrosscoderProtocol,
     CrossValidation,
+    DifferenceProtocol,
     FakeProtocol,
     Group,
     PortabilityProtocol,
@@ -41,6 +44,7 @@ TOP_KEYS = (
     *("model", "data", "out", "batch_size", "device", "confidence", "suites"),
     *("gates", "sae", "waiver", "group", "seeds", "fake_features", "probing", "sae_dtype"),
     *("variant", "portability", "concept", "concepts", "cv_probing", "steering"),
+    *("difference", "crosscoder", "causal"),
 )
 SAE_DTYPES = ("float32", "bfloat16", "float16")
 MASKS = ("special", "bos", "none")
@@ -127,6 +131,9 @@ class Config:
     concept_statistics: ConceptsProtocol = field(default_factory=ConceptsProtocol)
     cross_validation: CrossValidation = field(default_factory=CrossValidation)
     steering: SteeringProtocol = field(default_factory=SteeringProtocol)
+    difference: DifferenceProtocol = field(default_factory=DifferenceProtocol)
+    crosscoder: CrosscoderProtocol = field(default_factory=CrosscoderProtocol)
+    causal: CausalProtocol = field(default_factory=CausalProtocol)
     source: Path | None = None
 
 
@@ -210,6 +217,9 @@ PROTOCOLS: Mapping[str, Any] = {
     "concepts": ConceptsProtocol,
     "cv_probing": CrossValidation,
     "steering": SteeringProtocol,
+    "difference": DifferenceProtocol,
+    "crosscoder": CrosscoderProtocol,
+    "causal": CausalProtocol,
 }
 FIELDS = {"concepts": "concept_statistics", "cv_probing": "cross_validation"}
 
@@ -224,6 +234,13 @@ def _protocols(data: Mapping[str, Any], place: Place) -> dict[str, Any]:
     if "steering" in found and found["steering"].prompts:
         asked = found["steering"]
         found["steering"] = replace(asked, prompts=place.data(asked.prompts))
+    if "difference" in found:
+        asked = found["difference"]
+        found["difference"] = replace(
+            asked,
+            text=place.data(asked.text) if asked.text else "",
+            base_saes=tuple(map(place.path, asked.base_saes)),
+        )
     if "probing" in data:
         found["probing"] = parse_probing(data["probing"], place)
     return found

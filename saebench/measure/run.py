@@ -19,12 +19,12 @@ from saebench.metrics.catalogue import FAMILIES
 from saebench.metrics.sums import N_GROUPS
 from saebench.model_choice import (
     check_differences,
-    check_same_tokens,
     locate_model,
     model_specs,
 )
 from saebench.models import LanguageModel, Located
 from saebench.models.regimes import regime_identity
+from saebench.models.tokens import check_same_tokens
 from saebench.passes import CALIBRATION_SEQUENCES, Reading, Subject
 from saebench.precision import parse_precision
 from saebench.sae import Dictionary, Source

@@ -41,6 +41,7 @@ def test_every_metric_that_is_no_baseline_belongs_to_one_suite() -> None:
     assert measured_suites() == ("reconstruction", "sparsity", "dead_latents")
     on_request = ("seeds", "fake_features", "probing")
     on_request += ("portability", "concepts", "cv_probing", "steering")
+    on_request += ("difference", "crosscoder", "causal")
     assert suite_names() == (*measured_suites(), *on_request, "throughput")
     assert suite_of("ce_recovered") == "reconstruction"
     with pytest.raises(ConfigError, match="Did you mean 'fve'"):

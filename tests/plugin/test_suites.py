@@ -176,7 +176,7 @@ def test_what_another_process_measured_meanwhile_is_not_measured_again(
     before = {}
     monkeypatch.setattr(RecordStore, "lock", lock_after_another_process)
     result = suites("-k", "fve", "--saebench-out=fresh")
-    result.assert_outcomes(passed=1, failed=1, deselected=16)
+    result.assert_outcomes(passed=1, failed=1, deselected=19)
     assert len(before) == 2
     assert records_in(pytester.path / "fresh") == before
 
@@ -220,7 +220,7 @@ def test_everything_deselected_is_a_usage_error(suites):
 
 def test_everything_skipped_is_a_usage_error(suites):
     result = suites("-k", "good-l0")
-    result.assert_outcomes(skipped=1, deselected=17)
+    result.assert_outcomes(skipped=1, deselected=20)
     assert result.ret == USAGE
 
 

@@ -14,9 +14,10 @@ from saebench.measure.cases import reason_of
 from saebench.measure.portability.failures import is_of_loading
 from saebench.measure.run import Run, Target, device_of, model_key, place, sae_dtype_used
 from saebench.measure.run import subject_on as subject_on_models
-from saebench.model_choice import check_same_tokens, locate_model
+from saebench.model_choice import locate_model
 from saebench.models import LanguageModel, Located
 from saebench.models.failures import first_line
+from saebench.models.tokens import check_same_tokens
 from saebench.models.weights import ran_out_of_memory
 from saebench.passes import Stack, Subject
 from saebench.protocols import Variant

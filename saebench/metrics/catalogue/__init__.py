@@ -6,9 +6,12 @@ number of counted tokens. Nothing here imports torch.
 """
 
 from saebench.metrics.catalogue.baselines import BASELINES
+from saebench.metrics.catalogue.causal import CAUSAL
 from saebench.metrics.catalogue.concepts import CONCEPTS
+from saebench.metrics.catalogue.crosscoder import CROSSCODER
 from saebench.metrics.catalogue.cv_probing import CV_PROBING
 from saebench.metrics.catalogue.definition import Definition
+from saebench.metrics.catalogue.difference import DIFFERENCE
 from saebench.metrics.catalogue.fake_features import FAKE_FEATURES
 from saebench.metrics.catalogue.portability import PORTABILITY
 from saebench.metrics.catalogue.prediction import PREDICTION
@@ -28,12 +31,18 @@ FAMILIES = {  # by the part of a run that measures them
     "concepts": CONCEPTS,
     "cv_probing": CV_PROBING,
     "steering": STEERING,
+    "difference": DIFFERENCE,
+    "crosscoder": CROSSCODER,
+    "causal": CAUSAL,
 }
 
 __all__ = [
     "BASELINES",
+    "CAUSAL",
     "CONCEPTS",
+    "CROSSCODER",
     "CV_PROBING",
+    "DIFFERENCE",
     "FAKE_FEATURES",
     "FAMILIES",
     "MAIN_PASS",
