@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from saebench.data import Batch
+from saebench.errors import ModelError
 from saebench.measure.progress import watched
 from saebench.measure.run import Run, Target, place, sae_dtype_used
 from saebench.models import LanguageModel
@@ -103,7 +104,25 @@ def _over_own_text(run: Run, request: PassRequest, *, whole: bool) -> Pass:
     else:
         batches = _first(batches)
     calibration = run_pass(models, batches, request)
+    check_finite(models, calibration)
     return Pass(calibration, calls(models) - before, time.perf_counter() - started)
+
+
+def check_finite(models: Sequence[LanguageModel], calibration: Calibration) -> None:
+    """Raise :class:`ModelError` where one of several models has activations that are not finite.
+
+    Every figure about all of them would have no value, and none would say which model it is due to.
+    """
+    broken = [item for item, mean in calibration.means.items() if not bool(mean.isfinite().all())]
+    if len(models) == 1 or not broken:
+        return
+    whole = [reading for reading in broken if reading.minus is None] or broken
+    names = dict.fromkeys(models[number].id for reading in whole for number in reading.models)
+    raise ModelError(
+        f"finite activations at {whole[0].site} of {' and '.join(names)}",
+        f"NaN or infinite values in the first {calibration.n_sequences} sequences",
+        "Run it in float32 or bfloat16 (precision = in its [model] table), or choose an earlier site.",
+    )
 
 
 def _first(batches: Iterator[Batch]) -> Iterator[Batch]:
