@@ -1,9 +1,9 @@
-"""A model's activations at one site, batch after batch, and which tokens they came from."""
+"""Activations of one or more models, batch after batch, and which tokens they came from."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,22 +12,29 @@ from torch import Tensor
 from saebench.data import Batch, TokenStream
 from saebench.errors import DataError, ModelError
 from saebench.models import LanguageModel
-from saebench.sites import Site
 from saebench.train.recipe import Recipe
+from saebench.train.streams import Wanted
+
+MOST_NAMED = 8  # sequences in a message
 
 
 class Reading:
     """Activations of the counted tokens of a stream; remembers what was read.
 
-    ``epochs`` counts how often the stream was begun, ``samples`` the activations that were different
-    ones: those of the first reading.
+    A row holds what is ``wanted``, activation after activation. Each model runs once per batch, up to
+    the last of its sites. ``epochs`` counts how often the stream was begun, ``samples`` the rows that
+    were different ones: those of the first reading.
     """
 
     def __init__(
-        self, recipe: Recipe, model: LanguageModel, site: Site, stream: TokenStream
+        self,
+        recipe: Recipe,
+        models: Sequence[LanguageModel],
+        wanted: Sequence[Wanted],
+        stream: TokenStream,
     ) -> None:
-        self.model = model
-        self.site = site
+        self.models = models
+        self.wanted = wanted
         self.stream = stream
         self.sequences = 0
         self.epochs = 0
@@ -36,7 +43,7 @@ class Reading:
         self._digest = hashlib.sha256()
 
     def once(self, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """``(x[n, d] float32, sequence_ids[n])`` per batch, from sequence ``skip`` to the end.
+        """``(rows[n, W] float32, sequence_ids[n])`` per batch, from sequence ``skip`` to the end.
 
         Raises :class:`ModelError` on activations that are not finite.
         """
@@ -56,7 +63,7 @@ class Reading:
                 yield found
 
     def forever(self, skip: int = 0) -> Iterator[Tensor]:
-        """Chunks ``x[n, d]``, from the start again each time the stream ends.
+        """Chunks ``rows[n, W]``, from the start again each time the stream ends.
 
         Raises :class:`DataError` when nothing is left beyond the first ``skip`` sequences.
         """
@@ -79,7 +86,7 @@ class Reading:
                 )
 
     def first(self, n: int) -> tuple[Tensor, int]:
-        """The first ``n`` activations ``[n, d]``, and the number of sequences they come from.
+        """The first ``n`` rows ``[n, W]``, and the number of sequences they come from.
 
         Fewer where the stream is shorter; raises :class:`DataError` when there is none.
         """
@@ -116,17 +123,33 @@ class Reading:
         }
 
     def _run(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            at_site = self.model.prefix(batch.ids, batch.attention_mask, [self.site]).at(self.site)
-            x = at_site[batch.counted.to(at_site.device)].float()
-        if not bool(x.isfinite().all()):
-            raise ModelError(
-                f"finite activations at {self.site}",
-                f"NaN or infinite values in sequences {int(batch.sequence_ids[0])} to "
-                f"{int(batch.sequence_ids[-1])}",
-                "Run the model in float32 or bfloat16 (model_precision), or choose an earlier site.",
-            )
+        sequence_ids = batch.sequence_ids[batch.counted.nonzero()[:, 0]]
+        parts: dict[Wanted, Tensor] = {}
+        for number, model in enumerate(self.models):
+            if sites := [site for which, site in self.wanted if which == number]:
+                prefix = model.prefix(batch.ids, batch.attention_mask, sites)
+                for site in sites:
+                    at_site = prefix.at(site)
+                    parts[number, site] = at_site[batch.counted.to(at_site.device)].float()
+        found = [parts[key] for key in self.wanted]
+        rows = found[0] if len(found) == 1 else torch.cat([x.to(found[0].device) for x in found], 1)
+        if not bool(rows.isfinite().all()):
+            self._complain(parts, sequence_ids)
         for ids, mask in zip(batch.ids, batch.attention_mask, strict=True):
             self._digest.update(ids[mask].numpy().astype("<i8").tobytes())
         self.sequences += len(batch.ids)
-        return x, batch.sequence_ids[batch.counted.nonzero()[:, 0]]
+        return rows, sequence_ids
+
+    def _complain(self, parts: Mapping[Wanted, Tensor], sequence_ids: Tensor) -> None:
+        """Raise :class:`ModelError` about the first activation with values that are not finite."""
+        for (number, site), x in parts.items():
+            bad = ~x.isfinite().all(1).cpu()
+            if not bool(bad.any()):
+                continue
+            which = sequence_ids[bad].unique().tolist()
+            more = f" and {len(which) - MOST_NAMED} more" if len(which) > MOST_NAMED else ""
+            raise ModelError(
+                f"finite activations at {site} of model {number} ({self.models[number].id})",
+                f"NaN or infinite values in sequences {', '.join(map(str, which[:MOST_NAMED]))}{more}",
+                "Run the model in float32 or bfloat16 (model_precision), or choose an earlier site.",
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from saebench.data import TokenStream, open_stream
-from saebench.errors import ModelError
+from saebench.errors import ConfigError, ModelError
 from saebench.models import LanguageModel
 from saebench.sae import SAE
-from saebench.sites import parse_site
 from saebench.train.activity import Reading
 from saebench.train.buffer import ShuffleBuffer
-from saebench.train.heldout import HeldOut
+from saebench.train.columns import Columns
+from saebench.train.finished import finished
+from saebench.train.history import Log, OnLog, Row, heldout_of
+from saebench.train.inputs import Inputs
 from saebench.train.outcome import check_saved, fault, may_save
 from saebench.train.provenance import provenance_of
-from saebench.train.recipe import Recipe, check_shared, load_recipes
-from saebench.train.save import check_folder, save_checkpoint
+from saebench.train.recipe import Recipe
+from saebench.train.recipe_files import check_shared, load_recipes
+from saebench.train.save import check_folder, check_layout, save_checkpoint
+from saebench.train.start import Weights
 from saebench.train.step import Trainer
-
-Row = Mapping[str, Any]
-OnLog = Callable[[int, Row], None]
+from saebench.train.streams import named, open_models, rows_of
 
 
 @dataclass(frozen=True)
@@ -62,24 +64,29 @@ class Run:
 
 
 def train(
-    recipe: Recipe, *, model: LanguageModel | None = None, progress: bool | None = None
+    recipe: Recipe,
+    *,
+    model: LanguageModel | None = None,
+    others: Sequence[LanguageModel] | None = None,
+    progress: bool | None = None,
 ) -> TrainResult:
     """Train the SAE of a recipe, and save it where the recipe says so.
 
-    ``model`` saves loading it again. ``progress`` shows a bar on stderr, by default where that is a
-    terminal. Raises a :class:`SaebenchError` before training when model, data, site or output folder
-    cannot be used.
+    ``model`` and ``others`` (those of the recipe, in its order) save loading them again. ``progress``
+    shows a bar on stderr, by default where that is a terminal. Raises a :class:`SaebenchError` before
+    training when models, data, sites or output folder cannot be used.
     """
-    return train_many([recipe], model=model, progress=progress)[0]
+    return train_many([recipe], model=model, others=others, progress=progress)[0]
 
 
 def train_many(
     recipes: Sequence[Recipe],
     *,
     model: LanguageModel | None = None,
+    others: Sequence[LanguageModel] | None = None,
     progress: bool | None = None,
 ) -> list[TrainResult]:
-    """Train several SAEs from one stream: the model runs once for all of them. See :func:`train`.
+    """Train several SAEs from one stream: each model runs once for all of them. See :func:`train`.
 
     Raises :class:`ConfigError` when the recipes differ in what the stream is, and after training,
     with the other SAEs saved, when one that is not usable would replace an earlier checkpoint.
@@ -87,34 +94,34 @@ def train_many(
     check_shared(tuple(recipes))
     for recipe in recipes:
         if recipe.out:
-            check_folder(recipe.out, overwrite=recipe.overwrite)
+            check_folder(recipe.out, overwrite=recipe.overwrite, layout=recipe.layout)
     shared = recipes[0]
-    if model is None:
-        model = LanguageModel.load(
-            shared.model,
-            revision=shared.revision,
-            precision=shared.model_precision,
-            device=shared.device,
-        )
-    hook_name = parse_site(shared.site, n_layers=model.n_layers).hook_name
-    recipes = [replace(recipe, site=hook_name) for recipe in recipes]
-    site = model.site(hook_name)
-    _check_space(recipes, model.width_at(site))
-    reading = Reading(shared, model, site, _stream(shared, shared.data, model))
-    apart = _stream(shared, shared.held_out, model) if shared.held_out else reading.stream
-    heldout_reading = Reading(shared, model, site, apart)
+    models = open_models(shared, model, others)
+    recipes = named(recipes, models)
+    rows = rows_of(recipes, models)
+    _check_layouts(recipes, rows.widths)
+    _check_space(recipes, rows.widths)
+    reading = Reading(shared, models, rows.wanted, _stream(shared, shared.data, models[0]))
+    apart = _stream(shared, shared.held_out, models[0]) if shared.held_out else reading.stream
+    heldout_reading = Reading(shared, models, rows.wanted, apart)
     heldout, n_sequences = heldout_reading.first(shared.heldout_tokens)
     skip = 0 if shared.held_out else n_sequences
     run = train_on(
-        reading.forever(skip), recipes, heldout=heldout, device=heldout.device, progress=progress
+        reading.forever(skip),
+        recipes,
+        columns=rows.columns,
+        heldout=heldout,
+        device=heldout.device,
+        progress=progress,
     )
+    identities = [one.identity() for one in models]
     results, refused = [], []
     for recipe, trainer, history in zip(recipes, run.trainers, run.histories, strict=True):
         provenance = provenance_of(
             recipe,
             trainer,
             history,
-            model=model.identity(),
+            models=identities,
             data={**reading.describe(), "first_sequence": skip},
             heldout={**heldout_reading.describe(), "tokens": len(heldout)},
             tokens_per_second=run.tokens_per_second,
@@ -125,7 +132,12 @@ def train_many(
             continue
         if recipe.out:
             save_checkpoint(
-                sae, recipe.out, provenance=provenance, history=history, overwrite=recipe.overwrite
+                sae,
+                recipe.out,
+                provenance=provenance,
+                history=history,
+                overwrite=recipe.overwrite,
+                layout=recipe.layout,
             )
         results.append(TrainResult(sae, history, provenance, run.tokens_per_second, recipe.out))
     check_saved(refused, n_saved=sum(bool(result.folder) for result in results))
@@ -144,7 +156,9 @@ def train_recipes(
         recipes = [replace(recipe, overwrite=True) for recipe in recipes]
     for recipe, result in zip(recipes, train_many(recipes, progress=progress), strict=True):
         final = result.provenance["final"]
-        fve = "not evaluable" if final["fve"] is None else f"{final['fve']:.4f}"
+        fve = _figure(final["fve"])
+        if sources := [value for name, value in final.items() if name.startswith("fve_")]:
+            fve += f" ({', '.join(map(_figure, sources))})"
         broken = fault(result.history[-1])
         warning = f" ({broken}: not usable)" if broken else ""
         samples = result.provenance["training_samples"]
@@ -160,16 +174,19 @@ def train_on(
     chunks: Iterable[Tensor],
     recipes: Sequence[Recipe],
     *,
+    columns: Sequence[Columns] | None = None,
     heldout: Tensor | None = None,
     device: torch.device | str = "cpu",
     progress: bool | None = None,
     on_log: OnLog | None = None,
 ) -> Run:
-    """Train SAEs on activations given as ``chunks`` of ``[n, d_in]``; needs no model and no text.
+    """Train SAEs on activations given as ``chunks`` of ``[n, W]``; needs no model and no text.
 
-    Reads ``tokens`` rows, fewer where the chunks end before. ``heldout[m, d_in]`` is measured every
+    Each SAE takes its ``columns``, by default all: ``d_in``, or the width of its sources side by side.
+    Reads ``tokens`` rows, fewer where the chunks end before. ``heldout[m, W]`` is measured every
     ``log_every`` steps and at the end; ``on_log(which SAE, row)`` sees each row of history.
-    Raises :class:`DataError` when there is no row.
+    Raises :class:`DataError` when there is no row, and :class:`ConfigError` when the columns are not
+    as many activations as a recipe reads.
     """
     check_shared(tuple(recipes))
     shared = recipes[0]
@@ -181,14 +198,22 @@ def train_on(
     )
     started = time.perf_counter()
     first = buffer.fill()
-    trainers = tuple(Trainer(recipe, first.shape[1], device=device) for recipe in recipes)
-    for trainer in trainers:
-        trainer.start(first)
-    log = _Log(trainers, None if heldout is None else HeldOut(heldout.to(device)), on_log)
+    columns = [Columns.whole(first.shape[1])] * len(recipes) if columns is None else columns
+    trainers = tuple(
+        Trainer(recipe, _width(recipe, taken), device=device)
+        for recipe, taken in zip(recipes, columns, strict=True)
+    )
+    for trainer, taken in zip(trainers, columns, strict=True):
+        trainer.start(taken.of(first))
+    log = Log(trainers, heldout_of(trainers, columns, heldout, device), on_log)
     stats: list[Row] = []
     with _bar(shared.tokens, progress) as bar:
         for step, x in enumerate(buffer, start=1):
-            stats = [vars(trainer.step(x)) for trainer in trainers]
+            inputs = {taken: taken.of(x) for taken in dict.fromkeys(columns)}
+            stats = [
+                vars(trainer.step(inputs[taken]))
+                for trainer, taken in zip(trainers, columns, strict=True)
+            ]
             bar.update(x.shape[0])
             if step % shared.log_every == 0:
                 bar.set_postfix(log.write(stats))
@@ -197,49 +222,42 @@ def train_on(
     return Run(trainers, tuple(map(tuple, log.histories)), time.perf_counter() - started)
 
 
-class _Log:
-    """A history per trainer, with the held-out figures of every row."""
-
-    def __init__(
-        self, trainers: Sequence[Trainer], heldout: HeldOut | None, on_log: OnLog | None
-    ) -> None:
-        self.trainers = trainers
-        self.heldout = heldout
-        self.on_log = on_log
-        self.histories: list[list[Row]] = [[] for _ in trainers]
-        self.last_step = 0
-        self._started = time.perf_counter()
-
-    def write(self, stats: Sequence[Row]) -> dict[str, str]:
-        """Add a row to each history; returns the first trainer's figures for the progress bar."""
-        for which, trainer in enumerate(self.trainers):
-            measured = {} if self.heldout is None else self.heldout.measure(trainer.sae())
-            row = {
-                "step": trainer.steps,
-                "tokens": trainer.tokens,
-                **stats[which],
-                **measured,
-                "dead_share": trainer.dead_share,
-                "seconds": round(time.perf_counter() - self._started, 3),
-            }
-            self.histories[which].append(row)
-            if self.on_log is not None:
-                self.on_log(which, row)
-        self.last_step = self.trainers[0].steps
-        newest = self.histories[0][-1]
-        shown = {name: newest.get(name) for name in ("loss", "fve", "l0")}
-        return {name: f"{value:.4g}" for name, value in shown.items() if value is not None}
+def _width(recipe: Recipe, columns: Columns) -> int:
+    """The width of one of the activations that a recipe reads side by side."""
+    n_sources = len(recipe.sources)
+    if columns.width % n_sources:
+        raise ConfigError(
+            f'{n_sources} activations side by side for reads = "{recipe.reads}"',
+            f"rows of width {columns.width}",
+            "Give activations of one width.",
+        )
+    return columns.width // n_sources
 
 
-def _check_space(recipes: Sequence[Recipe], d_in: int) -> None:
+def _check_layouts(recipes: Sequence[Recipe], widths: Sequence[int]) -> None:
+    """Raise :class:`OutputError` where a layout has no place for what would be trained."""
+    for recipe, d_in in zip(recipes, widths, strict=True):
+        if recipe.out:
+            one_latent = Weights(d_in, 1, recipe.seed, len(recipe.sources))
+            inputs = Inputs(recipe, d_in, torch.device("cpu"))
+            check_layout(finished(recipe, one_latent, inputs, 0.0), recipe.layout)
+
+
+def _check_space(recipes: Sequence[Recipe], widths: Sequence[int]) -> None:
     """Raise :class:`OutputError` unless the matrices of all SAEs fit where they are to be saved.
 
     New checkpoints beside each other add up; those that replace others need space one at a time.
     """
     new: dict[Path, int] = defaultdict(int)
     largest: dict[Path, int] = defaultdict(int)
-    for recipe in recipes:
-        n_bytes = 2 * d_in * recipe.width(d_in) * getattr(torch, recipe.dtype).itemsize
+    for recipe, d_in in zip(recipes, widths, strict=True):
+        n_bytes = (
+            2
+            * len(recipe.sources)
+            * d_in
+            * recipe.width(d_in)
+            * getattr(torch, recipe.dtype).itemsize
+        )
         if not recipe.out:
             continue
         folder = Path(recipe.out)
@@ -248,7 +266,11 @@ def _check_space(recipes: Sequence[Recipe], d_in: int) -> None:
     last = {Path(recipe.out).parent: recipe for recipe in recipes if recipe.out}
     for parent, recipe in last.items():
         n_bytes = max(new[parent], largest[parent])
-        check_folder(recipe.out, overwrite=recipe.overwrite, n_bytes=n_bytes)
+        check_folder(recipe.out, overwrite=recipe.overwrite, n_bytes=n_bytes, layout=recipe.layout)
+
+
+def _figure(fve: float | None) -> str:
+    return "not evaluable" if fve is None else f"{fve:.4f}"
 
 
 def _first_rows(chunks: Iterable[Tensor], n: int) -> Iterator[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,15 +16,16 @@ def provenance_of(
     trainer: Trainer,
     history: tuple[Mapping[str, Any], ...],
     *,
-    model: Mapping[str, Any],
+    models: Sequence[Mapping[str, Any]],
     data: Mapping[str, Any],
     heldout: Mapping[str, Any],
     tokens_per_second: float,
 ) -> dict[str, Any]:
     """Everything needed to believe a trained SAE, and to make it again.
 
-    ``model``, ``data`` and ``heldout`` describe the base model and what was read; the last row of
-    ``history`` gives the final figures. ``training_samples`` counts different activations, however
+    ``models`` (all of the run, in order), ``data`` and ``heldout`` describe what was read; the last row of
+    ``history`` gives the final figures. The ``threshold`` is that of codes, for a crosscoder of codes
+    times the norms of their latents. ``training_samples`` counts different activations, however
     often each was trained on, and ``tokens`` all of them.
     """
     last = history[-1] if history else {}
@@ -34,16 +35,32 @@ def provenance_of(
         "tokens": trainer.tokens,
         "training_samples": min(trainer.tokens, data.get("samples", trainer.tokens)),
         "steps": trainer.steps,
-        "input_scale": trainer.scale,
+        "sources": [source._asdict() for source in recipe.sources],
+        "input_scale": trainer.scale if trainer.inputs.affine is None else None,
+        "normalization": trainer.inputs.describe(),
+        "k_schedule": {
+            "start": trainer.annealing.start,
+            "end": trainer.annealing.k,
+            "steps": round(recipe.k_anneal * recipe.steps),
+        },
         "threshold": trainer.threshold / trainer.scale
         if recipe.architecture == "batchtopk"
         else None,
-        "final": {key: last.get(key) for key in ("fve", "l0", "loss", "dead_share")},
+        "final": {
+            **{key: last.get(key) for key in ("fve", "l0", "loss", "dead_share")},
+            **{key: value for key, value in last.items() if key.startswith("fve_")},
+        },
         "dead_window": recipe.dead_window,
-        "model": dict(model),
+        "model": _models(recipe, models),
         "data": dict(data),
         "heldout": dict(heldout),
         "tokens_per_second": round(tokens_per_second, 1),
         "environment": environment(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _models(recipe: Recipe, models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The models that the recipe reads, as records have them: the first, and ``others`` if there are any."""
+    first, *others = (dict(models[number]) for number in recipe.models_read)
+    return {**first, "others": others} if others else first

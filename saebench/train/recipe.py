@@ -13,50 +13,46 @@
     k = 32
     out = "checkpoints/k32"
 
+What differs between models is trained on with more of them, one pass over each for all SAEs:
+
+    model = "google/gemma-2-2b"                  # model 0
+    others = ["google/gemma-2-2b-it"]            # model 1
+    site = "blocks.13.hook_resid_post"
+    architecture = "batchtopk"
+
+    [[sae]]
+    reads = "difference_ftb"                     # model 1 minus model 0
+
+    [[sae]]
+    reads = "models"                             # a crosscoder over both
+    k_start = 1000
+    k_anneal = 0.2
+
 Paths are relative to the folder the command is run in.
 """
 
 from __future__ import annotations
 
-import types
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from saebench.config.tables import nearest, read_toml
 from saebench.errors import ConfigError
-from saebench.precision import parse_precision
-from saebench.train.overlap import overlaps
+from saebench.sae import Source
+from saebench.sae.config import Difference
+from saebench.train.recipe_checks import check_together, check_values
 
 Architecture = Literal["topk", "batchtopk"]
-VARIANTS = "sae"  # the table of a recipe file that changes keys for one SAE of several
+Reads = Literal["activation", "difference_ftb", "difference_bft", "models", "layers"]
+Kind = Literal["scale", "centre", "standardize"]
+Layout = Literal["saebench", "dictionary_learning", "open_interp"]
 
-# What the SAEs of one run have in common: the model runs once for all of them.
-SHARED = (
-    "model",
-    "revision",
-    "model_precision",
-    "device",
-    "data",
-    "held_out",
-    "heldout_tokens",
-    "site",
-    "context_size",
-    "mask",
-    "prepend_bos",
-    "tokens",
-    "batch_size",
-    "model_batch_size",
-    "buffer_size",
-    "shuffle_seed",
-    "log_every",
-)
+DIFFERENCES: dict[str, Difference] = {"difference_ftb": "1-0", "difference_bft": "0-1"}
+CROSSCODERS = ("models", "layers")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One SAE and how to train it; raises :class:`ConfigError` on values that cannot work."""
+    """One SAE or crosscoder and how to train it; raises :class:`ConfigError` on values that cannot work."""
 
     model: str = ""
     """The language model: a local folder or a hub id."""
@@ -65,7 +61,37 @@ class Recipe:
     """The training text: a data spec such as ``corpus.jsonl#text`` or ``hf:org/name#train``."""
 
     site: str = ""
-    """The hook point whose activations are reconstructed, as ``blocks.2.hook_resid_post``."""
+    """The hook point whose activations are reconstructed, as ``blocks.2.hook_resid_post``. It, ``reads``
+    and ``normalization`` may differ between the SAEs of one run."""
+
+    others: tuple[str, ...] = ()
+    """Models beside ``model``, which read the same tokens: ``model`` is model 0 (the base), these are
+    models 1, 2 … (the fine-tuned one first)."""
+
+    other_revisions: tuple[str, ...] = ()
+    """The revisions of ``others``, one each; ``""`` is the default branch."""
+
+    reads: Reads = "activation"
+    """What is reconstructed: ``activation``, at ``site`` of one model; ``difference_ftb``, model 1 minus
+    model 0 at ``site``, or ``difference_bft``, model 0 minus model 1; and by a crosscoder, ``models``,
+    ``site`` of every model side by side, or ``layers``, all ``sites`` of one model side by side."""
+
+    read_model: int = 0
+    """Which model is read where it is one: 0 is ``model``, 1 the first of ``others``."""
+
+    sites: tuple[str, ...] = ()
+    """The hook points of a crosscoder over ``layers``, in the place of ``site``."""
+
+    normalization: Kind = "scale"
+    """What is done to activations before training, to each source of a crosscoder apart: ``scale``
+    multiplies by a factor that makes the mean norm √d; ``centre`` takes the mean out and multiplies by
+    a factor that makes the root mean square of norms ``target_rms``; ``standardize`` also divides each
+    dimension by its own standard deviation first. All is undone after decoding; the loss weighs
+    dimensions as they are scaled here."""
+
+    target_rms: float | None = None
+    """Root mean square of the norms after ``centre`` or ``standardize``; √d without one. The loss grows
+    with its square and the auxiliary loss does not."""
 
     revision: str | None = None
     """The model's revision on the hub; its default branch without one."""
@@ -97,13 +123,20 @@ class Recipe:
     and after training the latents above a threshold estimated meanwhile."""
 
     expansion: float | None = None
-    """Latents per dimension of the site; this or ``d_sae`` must be given."""
+    """Latents per dimension of one activation; this or ``d_sae`` must be given."""
 
     d_sae: int | None = None
     """The number of latents; this or ``expansion`` must be given."""
 
     k: int = 32
     """Active latents per token (for ``batchtopk`` on average)."""
+
+    k_start: int | None = None
+    """Active latents per token at the first step, of which there are fewer and fewer until ``k``."""
+
+    k_anneal: float = 0.0
+    """The share of all steps, from the first, over which k falls linearly from ``k_start`` to ``k``; 0 keeps
+    it at ``k``."""
 
     tokens: int = 1_000_000
     """Activations to train on, one batch at least. Where the data hold fewer it is read again from
@@ -127,7 +160,8 @@ class Recipe:
     """The largest norm of the gradient of all parameters together; 0 does not clip."""
 
     aux_k: int | None = None
-    """Dead latents per token that reconstruct the residual; d_in / 2 without one, 0 for no auxiliary loss."""
+    """Dead latents per token that reconstruct the residual; half the width of one activation without
+    one, 0 for no auxiliary loss."""
 
     aux_coefficient: float = 1 / 32
     """The weight of the auxiliary loss."""
@@ -142,7 +176,8 @@ class Recipe:
     """Decay per step of the moving average behind the inference threshold of ``batchtopk``."""
 
     buffer_size: int = 65_536
-    """Activations held for shuffling; half of them are replaced at a time."""
+    """Tokens held for shuffling, each with all activations that the SAEs of the run read; half of them
+    are replaced at a time."""
 
     model_batch_size: int = 32
     """Sequences per forward pass of the language model."""
@@ -162,60 +197,55 @@ class Recipe:
     out: str = ""
     """The folder to save the checkpoint in; nothing is saved without one."""
 
+    layout: Layout = "saebench"
+    """The layout of the checkpoint: ``saebench`` (an SAE as SAELens loads it, a crosscoder in a folder
+    that only saebench reads), ``dictionary_learning`` (BatchTopK SAEs and crosscoders as its forks
+    load them), or ``open_interp`` (crosscoders of two models)."""
+
     overwrite: bool = False
     """Whether an existing checkpoint in ``out`` may be replaced."""
 
     def __post_init__(self) -> None:
-        """Check types and ranges of all fields."""
-        hints = get_type_hints(type(self))
-        for item in fields(self):
-            value = getattr(self, item.name)
-            _check_type(item.name, value, hints[item.name])
-            if item.name in _RANGES and value is not None:
-                low, high = _RANGES[item.name]
-                if not low <= value <= high:
-                    raise ConfigError(
-                        f"{item.name} between {low} and {high} in the recipe",
-                        f"{value}",
-                        f"Set {item.name} to a value in this range.",
-                    )
-        if (self.expansion is None) == (self.d_sae is None):
-            raise ConfigError(
-                "the number of latents in the recipe: either expansion or d_sae",
-                "neither" if self.d_sae is None else "both",
-                "Set one of the two, for example expansion = 8.",
-            )
-        self._check_together()
+        """Check types, ranges, and what does not go together."""
+        for name in ("others", "other_revisions", "sites"):
+            if isinstance(getattr(self, name), list):  # as TOML has it
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_values(self)
+        check_together(self)
 
-    def _check_together(self) -> None:
-        """Raise :class:`ConfigError` on values that do not go together."""
-        parse_precision(self.model_precision)
-        if self.tokens < self.batch_size:
-            raise ConfigError(
-                "tokens for one batch at least in the recipe",
-                f"tokens = {self.tokens}, batch_size = {self.batch_size}",
-                "Raise tokens, or lower batch_size.",
-            )
-        if self.warmup < 1 and self.warmup + self.decay > 1 + 1e-9:  # 1e-9: rounding of the sum
-            raise ConfigError(
-                "warmup + decay of at most 1 (all steps) in the recipe",
-                f"warmup = {self.warmup}, decay = {self.decay}",
-                "Lower one of the two.",
-            )
-        if self.data and self.held_out and overlaps(self.data, self.held_out):
-            raise ConfigError(
-                "held_out text that is not trained on",
-                f"held_out = {self.held_out!r} is or shares text with data = {self.data!r}",
-                "Name other text, or leave held_out out: the first sequences of data are then kept.",
-            )
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The activations it reads side by side, in order; models are counted from ``model``, 0."""
+        if self.reads in DIFFERENCES:
+            model, minus = map(int, DIFFERENCES[self.reads].split("-"))
+            return (Source(self.site, model, minus),)
+        if self.reads == "models":
+            return tuple(Source(self.site, model) for model in range(1 + len(self.others)))
+        sites = self.sites if self.reads == "layers" else (self.site,)
+        return tuple(Source(site, self.read_model) for site in sites)
+
+    @property
+    def models_read(self) -> tuple[int, ...]:
+        """The numbers of the models that its checkpoint counts from 0: one alone, or the first ones."""
+        if self.reads in ("activation", "layers"):
+            return (self.read_model,)
+        return tuple(range(1 + max(max(s.model, s.minus or 0) for s in self.sources)))
+
+    @property
+    def is_crosscoder(self) -> bool:
+        """Whether it reads several activations side by side."""
+        return self.reads in CROSSCODERS
 
     def width(self, d_in: int) -> int:
         """The number of latents at a site of width ``d_in``; raises :class:`ConfigError` when k is more."""
         d_sae = self.d_sae if self.d_sae is not None else round((self.expansion or 0) * d_in)
-        if self.k > d_sae:
-            raise ConfigError(
-                f"k = {self.k} active latents", f"d_sae = {d_sae}", "Lower k, or widen the SAE."
-            )
+        for name, k in (("k", self.k), ("k_start", self.k_start or 0)):
+            if k > d_sae:
+                raise ConfigError(
+                    f"{name} = {k} active latents",
+                    f"d_sae = {d_sae}",
+                    f"Lower {name}, or widen the SAE.",
+                )
         return d_sae
 
     def peak_lr(self, d_sae: int) -> float:
@@ -233,111 +263,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
-        return asdict(self)
-
-
-_RANGES: dict[str, tuple[float, float]] = {
-    "heldout_tokens": (1, 2**31),
-    "context_size": (2, 2**31),
-    "expansion": (1e-3, 2**20),
-    "d_sae": (1, 2**31 - 1),
-    "k": (1, 2**31 - 1),
-    "tokens": (1, 2**62),
-    "batch_size": (1, 2**31),
-    "lr": (1e-12, 1e3),
-    "warmup": (0, 2**62),
-    "decay": (0, 1),
-    "grad_clip": (0, float("inf")),
-    "aux_k": (0, 2**31),
-    "aux_coefficient": (0, float("inf")),
-    "dead_window": (1, 2**62),
-    "threshold_decay": (0, 1 - 1e-9),
-    "buffer_size": (2, 2**40),
-    "model_batch_size": (1, 2**31),
-    "log_every": (1, 2**62),
-}
-
-
-def load_recipe(path: str | Path) -> Recipe:
-    """The one recipe in a TOML file; raises :class:`ConfigError` on unknown keys or several SAEs."""
-    recipes = load_recipes(path)
-    if len(recipes) > 1:
-        raise ConfigError(
-            f"one SAE in {path}",
-            f"{len(recipes)} [[{VARIANTS}]] tables",
-            "Use load_recipes and train_many.",
-        )
-    return recipes[0]
-
-
-def load_recipes(path: str | Path, *, needs_out: bool = False) -> tuple[Recipe, ...]:
-    """The recipes in a TOML file: one, or one per ``[[sae]]`` table; raises :class:`ConfigError`."""
-    path = Path(path)
-    data = read_toml(path)
-    variants = data.pop(VARIANTS, [{}])
-    if not isinstance(variants, list) or not variants:
-        raise ConfigError(
-            f"[[{VARIANTS}]] tables in {path}",
-            f"{variants!r}",
-            "Write each SAE as its own [[sae]] table.",
-        )
-    _check_keys(data, path)
-    for variant in variants:
-        _check_keys(variant, path)
-    recipes = tuple(Recipe(**{**data, **variant}) for variant in variants)
-    for recipe in recipes:
-        for name in ("model", "data", "site", *(["out"] if needs_out else [])):
-            if not getattr(recipe, name):
-                raise ConfigError(
-                    f"the recipe {path}", f"{name!r} is missing", f'Add {name} = "...".'
-                )
-    check_shared(recipes)
-    return recipes
-
-
-def check_shared(recipes: tuple[Recipe, ...]) -> None:
-    """Raise :class:`ConfigError` unless the recipes can train from one stream into different folders."""
-    for recipe in recipes[1:]:
-        for name in SHARED:
-            if getattr(recipe, name) != getattr(recipes[0], name):
-                raise ConfigError(
-                    f"the same {name} for all SAEs that train from one stream",
-                    f"{getattr(recipes[0], name)!r} and {getattr(recipe, name)!r}",
-                    "Train SAEs that differ in this in runs of their own.",
-                )
-    folders = [recipe.out for recipe in recipes if recipe.out]
-    if len(set(folders)) < len(folders):
-        raise ConfigError(
-            "a folder of its own for every SAE",
-            f"the same one twice in {folders}",
-            "Set out for each SAE.",
-        )
-
-
-def _check_keys(table: Mapping[str, Any], path: Path) -> None:
-    known = [item.name for item in fields(Recipe)]
-    for key in table:
-        if key not in known:
-            raise ConfigError(f"the recipe {path}", f"unknown key {key!r}", nearest(key, known))
-
-
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    """Raise :class:`ConfigError` where a value is of another type than its field."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    for option in options:
-        if get_origin(option) is Literal and value in get_args(option):
-            return
-        if option is type(None) and value is None:
-            return
-        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return
-        if option in (int, str, bool) and type(value) is option:
-            return
-    wanted = " or ".join(
-        " or ".join(map(repr, get_args(option)))
-        if get_origin(option) is Literal
-        else option.__name__
-        for option in options
-        if option is not type(None)
-    )
-    raise ConfigError(f"{name} = {wanted} in the recipe", f"{value!r}", "Correct the value.")
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }

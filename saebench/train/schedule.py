@@ -1,4 +1,4 @@
-"""The learning rate: linear warm-up, a plateau, and a linear fall at the end."""
+"""What changes from step to step: the learning rate, and how many latents may be active."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class Schedule:
     """Learning rates of the steps 0 … ``steps`` − 1, between 0 and ``peak``.
 
+    A linear warm-up, a plateau, and a linear fall at the end.
     ``warmup`` is a share of the steps if below 1, else a number of steps; ``decay`` is the share at the
     end. No step has a rate of zero: the first is ``peak / warmup steps``, the last ``peak / decay steps``.
     """
@@ -34,3 +35,21 @@ class Schedule:
         left = max(self.steps - step, 1)
         falling = left / self.decay_steps if self.decay_steps else 1.0
         return self.peak * min(1.0, rising, falling)
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """Active latents per token: from ``start`` down to ``k`` over the first ``share`` of the steps.
+
+    Linear in steps and rounded; ``start`` at step 0, ``k`` from the step on at which the share has passed.
+    """
+
+    start: int
+    k: int
+    steps: int
+    share: float
+
+    def at(self, step: int) -> int:
+        """The number of active latents at a step."""
+        passed = min(1.0, step / (self.share * self.steps)) if self.share else 1.0
+        return round(self.start + (self.k - self.start) * passed)

@@ -18,24 +18,27 @@ def top_k(pre: Tensor, k: int) -> Active:
     return Active(indices.reshape(-1).int(), offsets, d_sae)
 
 
-def batch_top_k(pre: Tensor, k: int) -> Active:
-    """The ``k · n`` largest entries of ``pre[n, d_sae]`` together.
+def batch_top_k(ranked: Tensor, k: int) -> Active:
+    """The ``k · n`` largest entries of ``ranked[n, d_sae]`` together.
+
+    These are pre-activations, those of a crosscoder times the norms of its latents: by how much each
+    changes what is reconstructed. Entries below zero make codes of zero, whatever their order.
 
     Only the largest few of each token are looked at. That is exact as long as no token has all of
     those among the winners; otherwise it is done again with more. Source: Bussmann et al. 2024
     (arXiv 2412.06410).
     """
-    n, d_sae = pre.shape
+    n, d_sae = ranked.shape
     width = min(CANDIDATES * k, d_sae)
     while True:
-        values, latents = pre.topk(width, dim=1, sorted=False)
-        chosen = torch.zeros(n * width, dtype=torch.bool, device=pre.device)
+        values, latents = ranked.topk(width, dim=1, sorted=False)
+        chosen = torch.zeros(n * width, dtype=torch.bool, device=ranked.device)
         chosen[values.reshape(-1).topk(k * n, sorted=False).indices] = True
         kept = chosen.view(n, width)
         counts = kept.sum(1)
         if width == d_sae or not bool((counts == width).any()):
             break
         width = min(2 * width, d_sae)
-    offsets = torch.zeros(n + 1, dtype=torch.int32, device=pre.device)
+    offsets = torch.zeros(n + 1, dtype=torch.int32, device=ranked.device)
     offsets[1:] = counts.cumsum(0)
     return Active(latents[kept].int(), offsets, d_sae)

@@ -37,20 +37,29 @@ def geometric_median(x: Tensor) -> Tensor:
 
 
 class Weights(nn.Module):
-    """The parameters in training: ``W_enc, W_dec [d_sae, d_in]``, ``b_enc [d_sae]``, ``b_dec [d_in]``.
+    """The parameters: ``W_enc, W_dec [d_sae, M · d_in]``, ``b_enc [d_sae]``, ``b_dec [M · d_in]``.
 
     Decoder rows are random directions of norm one and the encoder equals the decoder, so that a
-    latent at first measures how much of its own direction is in the input.
+    latent at first measures how much of its own direction is in the input. Those of a crosscoder begin
+    as one direction for all ``n_sources`` M, of the norm 1 / √M in each: as latents that are shared.
     """
 
-    def __init__(self, d_in: int, d_sae: int, seed: int) -> None:
+    def __init__(self, d_in: int, d_sae: int, seed: int, n_sources: int = 1) -> None:
         super().__init__()
+        self.n_sources = n_sources
         generator = torch.Generator().manual_seed(seed)
         rows = nn.functional.normalize(torch.randn(d_sae, d_in, generator=generator), dim=1)
+        if n_sources > 1:
+            rows = rows.repeat(1, n_sources) / n_sources**0.5
         self.W_enc = nn.Parameter(rows.clone())
         self.W_dec = nn.Parameter(rows)
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
-        self.b_dec = nn.Parameter(torch.zeros(d_in))
+        self.b_dec = nn.Parameter(torch.zeros(n_sources * d_in))
+
+    @torch.no_grad()
+    def summed_norms(self) -> Tensor:
+        """``Σ_m ‖d_j^m‖`` of every latent, ``[d_sae]``: what the codes of a crosscoder are weighed by."""
+        return summed_norms(self.W_dec, self.n_sources)
 
     @torch.no_grad()
     def remove_parallel_gradient(self) -> None:
@@ -65,3 +74,9 @@ class Weights(nn.Module):
         """Set every decoder row to norm one."""
         norms = torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True)
         self.W_dec.div_(norms.clamp_min_(torch.finfo(norms.dtype).tiny))
+
+
+def summed_norms(W_dec: Tensor, n_sources: int) -> Tensor:
+    """The norms of the decoder rows ``W_dec[d_sae, M · d]`` of each source, summed: ``[d_sae]``."""
+    rows = W_dec.view(len(W_dec), n_sources, -1)
+    return torch.linalg.vector_norm(rows, dim=2).sum(1)

@@ -1,4 +1,4 @@
-"""One SAE in training: the loss, the step, and what is counted on the way."""
+"""One SAE or crosscoder in training: the loss, the step, and what is counted on the way."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from saebench.activations import Activation, JumpReLU, TopK
 from saebench.errors import ConfigError, ModelError
-from saebench.sae import SAE, SAEConfig
+from saebench.sae import SAE
+from saebench.train.finished import finished
+from saebench.train.inputs import Inputs
 from saebench.train.recipe import Recipe
-from saebench.train.schedule import Schedule
+from saebench.train.schedule import Annealing, Schedule
 from saebench.train.selection import batch_top_k, top_k
-from saebench.train.sparse import decode_active, encode_active
-from saebench.train.start import Weights, geometric_median, input_scale
+from saebench.train.sparse import Active, decode_active, encode_active
+from saebench.train.start import Weights, geometric_median
 
 # Gao et al. 2024 (arXiv 2406.04093) need a tiny epsilon too: a latent that fires on one token in
 # 100,000 has gradients that the usual 1e-8 would drown.
@@ -25,32 +26,38 @@ ADAM_EPSILON = 6.25e-10
 
 @dataclass(frozen=True)
 class StepStats:
-    """One step: losses in units of the scaled input, the gradient norm before clipping, the rate used."""
+    """One step: losses in units of the scaled input, the gradient norm before clipping, rate and k used."""
 
     loss: float
     aux_loss: float | None
     grad_norm: float
     lr: float
+    k: int
 
 
 class Trainer:
-    """Trains one SAE on batches of activations ``x[n, d_in]``.
+    """Trains one SAE on batches of activations ``x[n, M · d_in]``, M of them side by side for a crosscoder.
 
-    The loss is the mean squared error per token and dimension, plus the auxiliary loss. Inside,
-    inputs are multiplied by one scalar that makes their mean norm √d_in; :meth:`sae` gives the SAE
-    that acts on the activations as they come.
+    The loss is the mean squared error per token and dimension, summed over sources, plus the auxiliary
+    loss. Inside, inputs are scaled (see :class:`Inputs`); :meth:`sae` gives the SAE that acts on the
+    activations as they come. An SAE has decoder rows of norm one. A crosscoder has free ones, whose
+    norms say in which sources a latent lives, and latents compete by ``f_j · Σ_m ‖d_j^m‖``.
     """
 
     def __init__(self, recipe: Recipe, d_in: int, *, device: torch.device | str = "cpu") -> None:
         self.recipe = recipe
         self.d_in = d_in
+        self.n_sources = len(recipe.sources)
         self.d_sae = recipe.width(d_in)
         self.device = torch.device(device)
-        self.weights = Weights(d_in, self.d_sae, recipe.seed).to(self.device)
+        self.weights = Weights(d_in, self.d_sae, recipe.seed, self.n_sources).to(self.device)
+        self.inputs = Inputs(recipe, d_in, self.device)
         self.schedule = Schedule(
             recipe.peak_lr(self.d_sae), recipe.steps, recipe.warmup, recipe.decay
         )
-        self.scale = 1.0
+        self.annealing = Annealing(
+            recipe.k_start or recipe.k, recipe.k, recipe.steps, recipe.k_anneal
+        )
         self.steps = 0
         self.tokens = 0
         self._optimizer = torch.optim.Adam(
@@ -64,57 +71,85 @@ class Trainer:
         self._threshold_sum = 0.0
         self._threshold_weight = 0.0
         self._pre = torch.empty(0, self.d_sae, device=self.device)
+        self._ranked = torch.empty(0, self.d_sae, device=self.device)
 
     @torch.no_grad()
     def start(self, sample: Tensor) -> None:
-        """Set the input scale and the decoder bias from a first ``sample[n, d_in]`` of activations."""
+        """Set the input scales and the decoder bias from a first ``sample[n, M · d_in]`` of activations.
+
+        The bias starts at the middle of each source. Raises :class:`ModelError` for a difference of
+        models that is zero everywhere.
+        """
         sample = sample.to(self.device, torch.float32)
-        self.scale = input_scale(sample)
-        centre = sample.mean(0) if self.recipe.b_dec_init == "mean" else geometric_median(sample)
-        self.weights.b_dec.copy_(centre * self.scale)
+        self.inputs.fit(sample)
+        middle = geometric_median if self.recipe.b_dec_init == "geometric_median" else _mean
+        centre = torch.cat([middle(source) for source in sample.split(self.d_in, 1)])
+        self.weights.b_dec.copy_(self.inputs(centre))
 
     def step(self, x: Tensor) -> StepStats:
-        """Learn from one batch ``x[n, d_in]``; raises :class:`ConfigError` when the loss is not finite."""
+        """Learn from one batch ``x[n, M · d_in]``.
+
+        Raises :class:`ConfigError` when the loss is not finite.
+        """
+        k = self.k
         loss, aux = self.losses(x)
         total = loss if aux is None else loss + self.recipe.aux_coefficient * aux
         self._check_finite(float(total.detach()), x)
         total.backward()
-        self.weights.remove_parallel_gradient()
+        if not self.recipe.is_crosscoder:
+            self.weights.remove_parallel_gradient()
         clip = self.recipe.grad_clip or math.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(self.weights.parameters(), clip)
         lr = self.schedule.at(self.steps)
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self.weights.normalize_decoder()
+        if not self.recipe.is_crosscoder:
+            self.weights.normalize_decoder()
         self.steps += 1
         self.tokens += x.shape[0]
         return StepStats(
-            float(loss.detach()), None if aux is None else float(aux.detach()), float(grad_norm), lr
+            loss=float(loss.detach()),
+            aux_loss=None if aux is None else float(aux.detach()),
+            grad_norm=float(grad_norm),
+            lr=lr,
+            k=k,
         )
 
     def losses(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """``(reconstruction, auxiliary)`` losses of ``x[n, d_in]`` with gradients; counts what fired.
+        """``(reconstruction, auxiliary)`` losses of ``x[n, M · d_in]`` with gradients; counts what fired.
 
         The auxiliary loss is None when no latent is dead.
         """
-        w, k = self.weights, self.recipe.k
-        x = x.to(self.device, torch.float32) * self.scale
+        w = self.weights
+        x = self.inputs(x.to(self.device, torch.float32))
         centred = x - w.b_dec
         pre = self._pre_activations(centred)
-        active = batch_top_k(pre, k) if self.recipe.architecture == "batchtopk" else top_k(pre, k)
+        norms = w.summed_norms() if self.recipe.is_crosscoder else None
+        active = self._select(pre, norms)
         values = encode_active(centred, w.W_enc, w.b_enc, pre, active).relu()
         reconstruction = decode_active(values, w.W_dec, active) + w.b_dec
-        loss = F.mse_loss(reconstruction, x)
+        loss = F.mse_loss(reconstruction, x) * self.n_sources
         aux = self._aux_loss(centred.detach(), (x - reconstruction).detach())
-        self._count(values.detach(), active.indices, x.shape[0])
+        self._count(values.detach(), active.indices, norms, x.shape[0])
         return loss, aux
+
+    @property
+    def scale(self) -> float:
+        """The factor of the input that the SAE has folded in; 1 where it keeps its normalisation."""
+        return self.inputs.scale
+
+    @property
+    def k(self) -> int:
+        """Active latents per token at the present step."""
+        return self.annealing.at(self.steps)
 
     @property
     def threshold(self) -> float:
         """The inference threshold of BatchTopK, in units of the scaled input: 0 before any step.
 
-        The average over recent batches of the smallest code that was kept.
+        The average over recent batches of the smallest code that was kept, times its latent's norms for
+        a crosscoder.
         """
         return self._threshold_sum / self._threshold_weight if self._threshold_weight else 0.0
 
@@ -125,41 +160,20 @@ class Trainer:
             return None
         return float(self._dead().float().mean())
 
-    @torch.no_grad()
     def sae(self) -> SAE:
-        """The SAE as it stands, with the input scale folded in and matrices rounded as they are saved.
+        """The SAE or crosscoder as it stands, in units of activations, rounded as it is saved."""
+        return finished(self.recipe, self.weights, self.inputs, self.threshold)
 
-        With ``s`` the scale, ``(s x − b_dec) W_enc + b_enc`` is ``s`` times ``(x − b_dec / s) W_enc +
-        b_enc / s``: the same latents are the largest, and codes, threshold and reconstruction all
-        shrink by ``s``. So the biases and the threshold are divided by ``s``, the matrices stay as they
-        are, and decoder rows keep norm one.
-        """
-        recipe, w = self.recipe, self.weights
-        dtype = getattr(torch, recipe.dtype)
-        activation: Activation = TopK(recipe.k)
-        if recipe.architecture == "batchtopk":
-            activation = JumpReLU(torch.full((self.d_sae,), self.threshold / self.scale))
-        cfg = SAEConfig(
-            architecture=recipe.architecture,
-            d_in=self.d_in,
-            d_sae=self.d_sae,
-            d_out=self.d_in,
-            k=recipe.k,
-            site=recipe.site or None,
-            model=recipe.model or None,
-            dtype=recipe.dtype,
-            format="saebench",
-        )
-        b_dec = (w.b_dec / self.scale).detach()
-        return SAE(
-            cfg,
-            activation.to(self.device),
-            W_enc=w.W_enc.detach().T.to(dtype).float().contiguous(),
-            W_dec=w.W_dec.detach().to(dtype).float().clone(),
-            b_dec=b_dec,
-            b_enc=(w.b_enc / self.scale).detach(),
-            b_in=b_dec,
-        )
+    @torch.no_grad()
+    def _select(self, pre: Tensor, norms: Tensor | None) -> Active:
+        """Which latents fire on ``pre[n, d_sae]``: those that weigh most, by ``norms[d_sae]`` if given."""
+        if self.recipe.architecture == "topk":
+            return top_k(pre, self.k)
+        if norms is None:
+            return batch_top_k(pre, self.k)
+        if len(self._ranked) < len(pre):
+            self._ranked = torch.empty_like(pre)
+        return batch_top_k(torch.mul(pre, norms, out=self._ranked[: len(pre)]), self.k)
 
     @torch.no_grad()
     def _pre_activations(self, centred: Tensor) -> Tensor:
@@ -192,15 +206,16 @@ class Trainer:
         return self._tokens_since_fired >= self.recipe.dead_window
 
     @torch.no_grad()
-    def _count(self, values: Tensor, indices: Tensor, n_tokens: int) -> None:
-        """Note which latents fired, and the smallest code that did."""
+    def _count(self, values: Tensor, indices: Tensor, norms: Tensor | None, n_tokens: int) -> None:
+        """Note which latents fired, and the smallest code that did, in what latents compete by."""
         firing = values > 0
+        fired = indices[firing].long()
         self._tokens_since_fired += n_tokens
-        self._tokens_since_fired[indices[firing].long()] = 0
-        if self.recipe.architecture == "batchtopk" and bool(firing.any()):
+        self._tokens_since_fired[fired] = 0
+        if self.recipe.architecture == "batchtopk" and len(fired):
             decay = self.recipe.threshold_decay
-            smallest = float(values[firing].min())
-            self._threshold_sum = decay * self._threshold_sum + (1 - decay) * smallest
+            kept = values[firing] if norms is None else values[firing] * norms[fired]
+            self._threshold_sum = decay * self._threshold_sum + (1 - decay) * float(kept.min())
             self._threshold_weight = decay * self._threshold_weight + (1 - decay)
 
     def _check_finite(self, loss: float, x: Tensor) -> None:
@@ -217,3 +232,7 @@ class Trainer:
             f"{loss}",
             f"Lower the learning rate (peak {self.schedule.peak:g}), or warm up for longer.",
         )
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.mean(0)

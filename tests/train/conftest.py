@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.train.two_models import Pair, make_pair
+
 
 @pytest.fixture(scope="package", autouse=True)
 def one_thread() -> Iterator[None]:
@@ -62,3 +64,9 @@ def planted() -> Planted:
     generator = torch.Generator().manual_seed(5)
     atoms = F.normalize(torch.randn(40, 24, generator=generator), dim=1)
     return Planted(atoms, 2 * torch.randn(24, generator=generator), k=3)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Two models with text; leave both as they are."""
+    return make_pair(tmp_path_factory.mktemp("pair"))

@@ -95,7 +95,7 @@ def test_a_held_out_text_of_its_own_leaves_all_data_to_training(recipe, model, w
 def test_activations_are_those_of_the_counted_tokens(recipe, model):
     stream = open_stream(recipe.data, model.tokenizer, context_size=16, mask="special")
     site = model.site(recipe.site)
-    reading = Reading(recipe, model, site, stream)
+    reading = Reading(recipe, [model], [(0, site)], stream)
     got = torch.cat([x for x, _ in reading.once()])
     expected = [
         model.model(batch.ids, output_hidden_states=True).hidden_states[2][batch.counted]

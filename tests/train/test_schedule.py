@@ -1,6 +1,6 @@
 import pytest
 
-from saebench.train.schedule import Schedule
+from saebench.train.schedule import Annealing, Schedule
 
 
 def test_rises_to_the_peak_stays_and_falls_over_the_last_fifth():
@@ -30,3 +30,18 @@ def test_steps_past_the_last_keep_its_rate():
 def test_overlapping_warmup_and_decay_take_the_lower_rate():
     schedule = Schedule(peak=1.0, steps=4, warmup=4, decay=1.0)
     assert [schedule.at(step) for step in range(4)] == pytest.approx([0.25, 0.5, 0.5, 0.25])
+
+
+class TestAnnealing:
+    def test_falls_linearly_over_its_share_of_the_steps_and_stays(self):
+        annealing = Annealing(start=1000, k=100, steps=50, share=0.2)
+        found = [annealing.at(step) for step in range(50)]
+        assert found[:11] == [1000, 910, 820, 730, 640, 550, 460, 370, 280, 190, 100]
+        assert set(found[10:]) == {100}
+
+    def test_without_a_share_is_k_at_every_step(self):
+        assert {Annealing(7, 7, 10, 0.0).at(step) for step in range(20)} == {7}
+
+    def test_over_all_steps_is_above_k_until_the_last(self):
+        found = [Annealing(20, 10, 5, 1.0).at(step) for step in range(6)]
+        assert found == [20, 18, 16, 14, 12, 10]
