@@ -15,6 +15,8 @@ eleuther.sparsify               cfg.json with d_in, encoder.weight and W_dec of 
 openmoss.llama_scope            hyperparams.json or config.json with hook_point_in; encoder.weight,
                                 decoder.weight
 openmoss.llamascopium           config.json with d_model and sae_type sae, crosscoder, clt …; W_E
+native.crosscoder               three dimensions of W_enc with our tensor format_version, or our
+                                format in cfg.json
 crosscoders.crosscode           tensors _W_enc_XiDiL and _W_dec_LXoDo
 cross_layer.circuit_tracer      W_enc and W_dec both [F, D] in a .safetensors per layer; or
                                 W_enc_N, W_dec_N
@@ -56,6 +58,7 @@ from saebench.adapters.eleuther import clt_training, sparsify
 from saebench.adapters.gemma_scope import scope_1 as gemma_scope_1
 from saebench.adapters.gemma_scope import scope_2 as gemma_scope_2
 from saebench.adapters.generic import dictionary as generic_dictionary
+from saebench.adapters.native import crosscoder as native_crosscoder
 from saebench.adapters.openmoss import llama_scope, llamascopium
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Adapter, Claim
@@ -73,6 +76,7 @@ ADAPTERS: tuple[Adapter, ...] = (
     sparsify,
     llama_scope,
     llamascopium,
+    native_crosscoder,
     crosscode,
     circuit_tracer,
     crosslayer_coding,

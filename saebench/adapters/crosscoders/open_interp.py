@@ -33,6 +33,7 @@ from saebench.adapters.reading.batch_gate import (
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Claim
 from saebench.adapters.reading.fields import Fields, config_from
+from saebench.adapters.reading.ours import written_provenance
 from saebench.adapters.reading.tensors import Tensors, row_norms
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
@@ -214,4 +215,4 @@ def _provenance(fields: Fields, content: StateDict) -> dict[str, Any]:
     run = {key: value for key in RUN_KEYS if (value := fields.value(key)) is not None}
     beside = content.siblings or {}
     run |= {key: beside[key] for key in PROGRESS if key in beside}
-    return {**found, "run": run}
+    return {**found, "run": run, **written_provenance(fields)}

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from saebench.adapters.native.marks import is_native
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.readable import readable_headers
 from saebench.adapters.reading.tensors import Tensors
@@ -22,7 +23,11 @@ KEY_TENSORS = {"W_enc", "W_dec", "b_enc", "b_dec"}
 
 def headers(files: CheckpointFiles) -> Iterator[tuple[str, Mapping[str, TensorInfo]]]:
     """The weight files that hold a crosscoder over two models, with their tensors."""
-    return ((name, header) for name, header in readable_headers(files) if _fits(header))
+    return (
+        (name, header)
+        for name, header in readable_headers(files)
+        if _fits(header) and not is_native(files, header)
+    )
 
 
 def sizes(tensors: Tensors) -> tuple[Fact, Fact]:

@@ -30,6 +30,7 @@ from saebench.adapters.dictionary_learning.trainer import step_of
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Claim
 from saebench.adapters.reading.fields import Fields, config_from
+from saebench.adapters.reading.ours import without_ours, written_provenance
 from saebench.adapters.reading.tensors import Tensors
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
@@ -159,5 +160,6 @@ def _class_name(files: CheckpointFiles, tensors: Tensors) -> Fact:
 
 
 def _provenance(fields: list[Fields], siblings: Any) -> dict[str, Any]:
-    found = {item.file: dict(item.data) for item in fields if item.data}
+    found: dict[str, Any] = {item.file: without_ours(item.data) for item in fields if item.data}
+    found |= written_provenance(*fields)
     return found | ({"run": dict(siblings)} if siblings else {})

@@ -13,6 +13,7 @@ from saebench.adapters.dictionary_learning.files import CONFIG_FILE, TRAINER_FIL
 from saebench.adapters.dictionary_learning.trainer import hinted_site, hook_point
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.fields import Fields
+from saebench.adapters.reading.ours import written_reads
 from saebench.adapters.reading.places import DIRECTIONS
 from saebench.files import CheckpointFiles
 from saebench.sae import Fact
@@ -52,6 +53,8 @@ def run_facts(
     if difference is None:
         if name is not None:
             facts["model"] = name
+        if any(run.value(*TARGETS) is not None for run in fields):
+            return facts, notes  # the run names the one model that it read
         notes.append(
             f"{CONFIG_FILE} does not say whether it reads one model's activation or a difference of "
             "two models'; taken to read one. --set direction=difference_ftb (fine-tuned minus base) "
@@ -59,6 +62,8 @@ def run_facts(
         )
         return facts, notes
     facts["difference"] = difference
+    if models := _models(fields):
+        return {**facts, "models": models}, notes + _skipped(fields)
     if name is not None:
         facts["lm_name"] = name  # both ids joined by a hyphen, which ids contain as well
     notes.append("model 0 is the base and model 1 the fine-tuned one: --set models=BASE,FINETUNED")
@@ -84,6 +89,11 @@ def _difference(hint: str, fields: list[Fields], choices: Choices) -> Fact | Non
         source = f"the path …{match[0]}; fine-tuned minus base, the direction trained by default"
         return Fact(DIRECTIONS["difference_ftb"], source, "assumed")
     return None
+
+
+def _models(fields: list[Fields]) -> Fact | None:
+    """Both models, base first, where saebench wrote them; the trainers' own configs do not list them."""
+    return next((ours["models"] for f in fields if "models" in (ours := written_reads(f))), None)
 
 
 def _by_name(match: re.Match[str]) -> str:

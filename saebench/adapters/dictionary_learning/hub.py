@@ -39,6 +39,7 @@ from saebench.adapters.dictionary_learning.trainer import check_k, settle_k
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Claim
 from saebench.adapters.reading.fields import Fields, config_from
+from saebench.adapters.reading.ours import without_ours, written_provenance
 from saebench.adapters.reading.tensors import Tensors, row_norms
 from saebench.errors import CheckpointError
 from saebench.files import CheckpointFiles
@@ -212,5 +213,6 @@ def _times_norms(
 
 def _provenance(fields: Fields, run: list[Fields], siblings: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"arguments": dict(fields.data)}
-    found |= {item.file: dict(item.data) for item in run}
+    found |= {item.file: without_ours(item.data) for item in run}
+    found |= written_provenance(*run)
     return found | ({"run": dict(siblings)} if siblings else {})

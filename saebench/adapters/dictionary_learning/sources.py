@@ -31,7 +31,7 @@ def source_facts(
     Raises :class:`CheckpointError` where neither files nor user say what the sources are.
     """
     sites = _sites(fields, n_sources)
-    kind = _kind(choices, sites, n_sources)
+    kind = _kind(fields, choices, sites, n_sources)
     if kind.value == "layers":
         sites = choices.names("sites") or sites
         if sites is None:
@@ -46,7 +46,7 @@ def source_facts(
     return _models(files, fields, kind, n_sources)
 
 
-def _kind(choices: Choices, sites: Fact | None, n_sources: int) -> Fact:
+def _kind(fields: list[Fields], choices: Choices, sites: Fact | None, n_sources: int) -> Fact:
     given = choices.text("sources", ("models", "layers"))
     if given is not None:
         return given
@@ -54,6 +54,8 @@ def _kind(choices: Choices, sites: Fact | None, n_sources: int) -> Fact:
         return Fact("layers", sites.source)
     if choices.names("sites") is not None:
         return Fact("layers", "--set sites", "user")
+    if models := _listed_models(fields, n_sources):
+        return Fact("models", models.source)
     if n_sources == PAIR:
         source = "two sources, and no list of layers: the base model and the fine-tuned one"
         return Fact("models", source, "assumed")
@@ -91,6 +93,15 @@ def _name(fields: list[Fields]) -> Fact | None:
     )
 
 
+def _listed_models(fields: list[Fields], n_sources: int) -> Fact | None:
+    """As many models as there are sources, where a config lists them; None where none does."""
+    for run in fields:
+        listed = names_in(run.value("trainer.lm_name"))
+        if len(listed) == n_sources > 1 and all(isinstance(name, str) for name in listed):
+            return Fact(listed, f"{run.file}: trainer.lm_name")
+    return None
+
+
 def _models(
     files: CheckpointFiles, fields: list[Fields], kind: Fact, n_sources: int
 ) -> tuple[dict[str, Fact], list[str]]:
@@ -100,11 +111,8 @@ def _models(
         notes.append("neither files nor path say which layer it was trained on: give --set site=…")
     else:
         facts["site"] = site
-    for run in fields:
-        listed = names_in(run.value("trainer.lm_name"))
-        if len(listed) == n_sources and all(isinstance(name, str) for name in listed):
-            facts["models"] = Fact(listed, f"{run.file}: trainer.lm_name")
-            return facts, notes
+    if models := _listed_models(fields, n_sources):
+        return {**facts, "models": models}, notes
     name = _name(fields)
     if name is not None:
         facts["lm_name"] = name  # both ids joined by a hyphen, which ids contain as well

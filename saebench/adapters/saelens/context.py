@@ -6,6 +6,7 @@ from typing import Any
 
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.fields import Fields
+from saebench.adapters.reading.ours import PROVENANCE_KEY
 from saebench.adapters.reading.processing import is_written, may_be_centred
 from saebench.adapters.reading.tensors import Tensors
 from saebench.adapters.saelens.architecture import BATCH
@@ -14,7 +15,6 @@ from saebench.files import CheckpointFiles
 from saebench.sae import Fact
 
 METADATA = "metadata"
-PROVENANCE_KEY = "saebench"  # our key in cfg.json
 RUNNER_FILE = "runner_cfg.json"
 HEAD_KEYS = (f"{METADATA}.hook_head_index", "hook_head_index", "hook_point_head_index")
 RESHAPE_KEY = "reshape_activations"

@@ -11,6 +11,7 @@ from __future__ import annotations
 from saebench.adapters.reading.choices import Choices
 from saebench.adapters.reading.claims import Claim
 from saebench.adapters.reading.fields import Fields
+from saebench.adapters.reading.ours import PROVENANCE_KEY, written_reads
 from saebench.adapters.reading.processing import FOLDED_VALUES, is_of_heads
 from saebench.adapters.reading.tensors import Tensors
 from saebench.adapters.saelens.architecture import (
@@ -22,7 +23,6 @@ from saebench.adapters.saelens.architecture import (
 )
 from saebench.adapters.saelens.context import (
     METADATA,
-    PROVENANCE_KEY,
     centring,
     default_processing,
     reshaping,
@@ -138,6 +138,7 @@ def read_as(
         "site": site,
         "site_out": site_out,
         "model": model,
+        **written_reads(fields),
         "dtype": Fact(tensors.dtype("W_dec"), f"{tensors.file}: W_dec"),
         **inputs.facts,
         "undo_normalization": _undo(architecture, is_scaled=inputs.is_scaled),

@@ -1,0 +1,1 @@
+"""Our own layout for what other libraries have none for."""
