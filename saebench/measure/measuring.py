@@ -8,8 +8,11 @@ from dataclasses import dataclass, field, replace
 from saebench.config import Config, SAESpec
 from saebench.errors import OutputError
 from saebench.measure import (
+    causal,
     concepts,
+    crosscoder,
     cv_probing,
+    difference,
     fake_features,
     main_pass,
     portability,
@@ -37,6 +40,9 @@ MAIN = MainPart("", main_pass.identity, main_pass.MainJob)
 BY_SUITE = {
     "fake_features": Part("fake_features", fake_features.identity, fake_features.FakeFeaturesJob),
     "probing": Part("probing", probing.identity, probing.ProbingJob),
+    "crosscoder": Part("crosscoder", crosscoder.identity, crosscoder.CrosscoderJob),
+    "difference": Part("difference", difference.identity, difference.DifferenceJob),
+    "causal": Part("causal", causal.identity, causal.CausalJob),
 }
 # the same, of parts about a checkpoint under a variant of its model, or on a concept
 CASES_BY_SUITE = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from saebench.gates import Verdict
 from saebench.record import Record
 from saebench.report.card import render_card
+from saebench.report.model_diffing import diffing_plots, diffing_tables
 from saebench.report.plot_style import has_matplotlib
 from saebench.report.plots import caption, draw_plots
 from saebench.report.stored import REPORT_FILE, dump_report, load_report
@@ -27,6 +28,7 @@ __all__ = [
 
 CARD_FILE = "README.md"
 PLOTS_FOLDER = "plots"
+Drawn = tuple[str, bytes]
 
 
 def write_report(
@@ -39,7 +41,7 @@ def write_report(
     groups: Sequence[Record] = (),
     cases: Sequence[Record] = (),
 ) -> list[Path]:
-    """Write the card, ``report.json`` and the plots into ``out``; returns the files, the card first.
+    """Write the card, ``report.json``, plots and tables into ``out``; returns the files, the card first.
 
     ``groups`` are records of groups of these checkpoints, ``cases`` of each beside something else.
     ``plots`` None draws them when matplotlib is installed. ``command`` is shown under Reproduce.
@@ -54,15 +56,17 @@ def write_report(
         records,
         verdicts,
         command=command,
-        images=_images(records, drawn),
+        images=_images(drawn),
         existing=existing,
         groups=groups,
         cases=cases,
     )
     report = dump_report(records, verdicts, command, groups, cases)
     written = [write_changed(out / REPORT_FILE, report)]
-    for stem, content in drawn.items():
+    for stem, (_, content) in drawn.items():
         written.append(write_changed(out / PLOTS_FOLDER / f"{stem}.png", content))
+    for name, content in diffing_tables(records).items():
+        written.append(write_changed(out / name, content))
     return [write_changed(card, text.encode()), *written]
 
 
@@ -84,22 +88,23 @@ def write_card(folder: Path, output: Path, *, plots: bool | None = None) -> Path
         report.records,
         report.verdicts,
         command=report.command,
-        images=_images(report.records, drawn, base),
+        images=_images(drawn, base),
         existing=existing,
         groups=report.groups,
         cases=report.cases,
     )
-    for stem, content in drawn.items():
+    for stem, (_, content) in drawn.items():
         write_changed(target / f"{stem}.png", content)
     return write_changed(output, text.encode())
 
 
-def _draw(records: Sequence[Record], plots: bool | None) -> Mapping[str, bytes]:
-    wanted = has_matplotlib() if plots is None else plots
-    return draw_plots(records) if wanted else {}
+def _draw(records: Sequence[Record], plots: bool | None) -> Mapping[str, Drawn]:
+    """Caption and PNG of every plot, by file stem."""
+    if not (has_matplotlib() if plots is None else plots):
+        return {}
+    usual = {stem: (caption(stem, records), png) for stem, png in draw_plots(records).items()}
+    return {**usual, **diffing_plots(records)}
 
 
-def _images(
-    records: Sequence[Record], drawn: Mapping[str, bytes], base: str = PLOTS_FOLDER
-) -> dict[str, str]:
-    return {caption(stem, records): f"{base}/{stem}.png" for stem in drawn}
+def _images(drawn: Mapping[str, Drawn], base: str = PLOTS_FOLDER) -> dict[str, str]:
+    return {words: f"{base}/{stem}.png" for stem, (words, _) in drawn.items()}

@@ -19,6 +19,7 @@ from saebench.report.cases import case_sections
 from saebench.report.digits import count, estimate
 from saebench.report.front_matter import card_name, front_matter
 from saebench.report.groups import group_section, groups_intro
+from saebench.report.model_diffing import across, diffing_sections
 from saebench.report.results import HEADLINES, label, of, sample, tally, worst
 from saebench.report.splice import existing_front, splice
 from saebench.report.table import describe_checkpoint, markdown_grid
@@ -77,6 +78,7 @@ def card_body(
     else:
         parts += [_set_summary(of_each, verdicts), "## Comparison", _comparison(records, of_each)]
         parts += escape.pictures(images)
+        parts += across(records, "##")
         for record in records:
             summary = _summary(record, of_each[record.name])
             parts += [f"## {escape.markdown_text(record.name)}", summary]
@@ -112,6 +114,7 @@ def _checkpoint(
         f"{level} Evaluation",
         sections.evaluation(record, verdicts),
         *escape.pictures(images),
+        *diffing_sections(record, level),
     ]
 
 

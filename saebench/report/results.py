@@ -54,6 +54,22 @@ HEADLINES = (
     "steer_logit_slope",
     "steer_kl_at_1",
     "steer_ce_increase",
+    "diff_fve",
+    "diff_fve_fire",
+    "diff_fve_top",
+    "diff_fve_bottom",
+    "diff_l0",
+    "diff_dead_fraction",
+    "diff_precision",
+    "diff_recall",
+    "diff_f1",
+    "diff_prompt_auroc",
+    "causal_equivalence",
+    "causal_partial",
+    "causal_over_mismatched",
+    "causal_gap_share",
+    "causal_effect",
+    "causal_effect_over_random",
 )
 
 # What a number has to be read against: a null, a baseline or a reference, with the words for it.
@@ -102,10 +118,45 @@ BESIDE: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("cv_auroc_other", "another SAE"),
     ),
     "steer_spearman": (("steer_spearman_p", "p"),),
+    "cc_nu_error_chat_only": (("cc_nu_error_shared", "of shared latents"),),
+    "cc_nu_reconstruction_chat_only": (("cc_nu_reconstruction_shared", "of shared latents"),),
     "steer_slope": (("steer_slope_over_random", "over random directions"), ("steer_p_random", "p")),
     "steer_logit_slope": (
         ("steer_logit_slope_over_random", "over random directions"),
         ("steer_logit_p_random", "p"),
+    ),
+    "diff_fve": (
+        ("diff_fve_pca", "PCA"),
+        ("diff_fve_random", "random decoder"),
+        ("diff_fve_base_sae", "base SAE"),
+    ),
+    "diff_fve_fire": (
+        ("diff_fve_fire_global", "about the global mean"),
+        ("diff_tss_share_fire", "share of the variance"),
+        ("diff_fve_matched", "norm-matched tokens"),
+    ),
+    "diff_fve_top": (
+        ("diff_fve_top_global", "about the global mean"),
+        ("diff_tss_share_top", "share of the variance"),
+    ),
+    "diff_fve_bottom": (
+        ("diff_fve_bottom_global", "about the global mean"),
+        ("diff_tss_share_bottom", "share of the variance"),
+    ),
+    "causal_equivalence": (
+        ("causal_tested", "latents"),
+        ("causal_random", "random directions"),
+        ("causal_mismatched", "mismatched latents"),
+        ("causal_equivalence_other", "other latents"),
+    ),
+    "causal_partial": (
+        ("causal_partial_random", "random directions"),
+        ("causal_partial_mismatched", "mismatched latents"),
+    ),
+    "causal_gap_share": (("causal_cosine_correlation", "cosine against equivalence, ρ"),),
+    "causal_effect": (
+        ("causal_effect_ratio", "over a random direction's"),
+        ("causal_effect_chat", "other model"),
     ),
 }
 

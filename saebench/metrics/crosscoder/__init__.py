@@ -1,0 +1,1 @@
+"""Latents of a crosscoder over two models: which class each is of, and how each model uses it."""
