@@ -95,12 +95,15 @@ def prepared(
     direction: str = "difference_ftb",
     batch_size: int = 5,
     out: str = "out",
+    second: Path | None = None,
+    sae_dtype: str = "float32",
     **asked: Any,
 ) -> Run:
     """A run of both models over the world's text; ``asked`` are fields of the protocol."""
     config = Config(
         model=ModelSpec(str(world.model)),
-        others=(ModelSpec(str(tuned(world))),),
+        others=(ModelSpec(str(second or tuned(world))),),
+        sae_dtype=sae_dtype,
         data=DataSpec(str(world.data), context_size=LENGTH),
         out=world.folder / out,
         device="cpu",

@@ -188,12 +188,12 @@ def test_ablations_are_those_of_plain_hooks_in_each_model(runs, monkeypatch):
             unit = arms["random"].directions[m][arms["random"].rows[i]]
             taken["random"] = unit * probes.code[i]
             assert float(unit.norm()) == pytest.approx(float(rows[m][latent].norm()), rel=1e-4)
-            if m == 1:
-                direction = arms["mismatched"].directions[1][arms["mismatched"].rows[i]]
-                assert float(direction.norm()) == pytest.approx(
-                    float(rows[1][latent].norm()), rel=1e-4
-                )
-                taken["mismatched"] = direction * probes.code[i]
+            other = arms["mismatched"].directions[m][arms["mismatched"].rows[i]]
+            assert float(other.norm()) == pytest.approx(float(rows[m][latent].norm()), rel=1e-4)
+            cosines = rows[m] @ other / rows[m].norm(dim=1) / other.norm()
+            assert float(cosines.max()) == pytest.approx(1, abs=1e-5)
+            assert int(cosines.argmax()) != latent
+            taken["mismatched"] = other * probes.code[i]
             ids, at = seen["ids"][int(probes.sequence[i])][None], int(probes.position[i])
             for arm, vector in taken.items():
                 expected = _kl(model, layer, ids, at, vector.float())
@@ -230,10 +230,14 @@ def test_latents_of_one_model_are_ablated_there_and_have_no_equivalence(runs, na
     assert record.get("causal_tested").value is None
     text = section(record)
     assert "more than a random direction of equal norm" in text
+    by_chance = record.get("causal_effect_over_random").low <= 0.5
+    assert ("no more than chance would have it" in text) == by_chance
     assert csv_text(record).startswith("latent,class,norm,")
-    assert len(found["latents"]["latent"]) == QUICK["max_latents"]
+    (row,) = (row for row in found["selection"] if row["class"] == "all")
+    assert row["n_tested"] == min(row["n_enough"], QUICK["max_latents"])
+    assert len(found["latents"]["latent"]) == row["n_tested"]
     assert "| all |" in text
-    assert "random sample" in text
+    assert ("random sample" in text) == (row["n_enough"] > QUICK["max_latents"])
 
 
 APART = {

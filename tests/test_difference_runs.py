@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def by_hand(world, prompts, direction=1):
     tokenizer = AutoTokenizer.from_pretrained(world.model)
     models = [AutoModelForCausalLM.from_pretrained(p) for p in (world.model, tuned(world))]
     deltas, fire, of_token = [], [], []
-    for number, row in enumerate(map(json.loads, open(prompts))):
+    for number, row in enumerate(map(json.loads, Path(prompts).read_text().splitlines())):
         encoded = tokenizer(row["text"], add_special_tokens=False, return_offsets_mapping=True)
         ids = torch.tensor([[tokenizer.bos_token_id, *encoded["input_ids"]]])
         with torch.no_grad():
@@ -293,6 +294,39 @@ def test_the_key_knows_protocol_labels_and_base_saes(world, prompts):
         )
     ]
     assert len(set(found)) == len(found)
+
+
+def test_sites_where_both_models_are_alike_say_so(world, prompts, tmp_path):
+    """Only the unembedding differs, so that no activation does."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(world.model)
+    model.lm_head.weight.data += 1
+    model.save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(world.model).save_pretrained(tmp_path / "other")
+    run = prepared(world, text=prompts, out="alike", second=tmp_path / "other")
+    reasons = {m.reason for m in measured(run)["diff"].measurements.values()}
+    assert reasons == {f"both models have the same activations at {SITE}"}
+
+
+def test_activations_that_are_not_finite_name_the_model(world, prompts, monkeypatch):
+    def broken(rows, view):
+        view.x[0, -1] = float("nan")  # the second model's part
+        return plain(rows, view)
+
+    plain = rows_module.Rows.update
+    monkeypatch.setattr(rows_module.Rows, "update", broken)
+    record = measured(prepared(world, text=prompts, out="nan"))["diff"]
+    reason = record.get("diff_fve").reason
+    assert "not finite" in reason
+    assert "tuned on 5 of 192 tokens" in reason  # one of each batch
+
+
+def test_a_checkpoint_in_bfloat16_is_measured(world, prompts, found):
+    run = prepared(world, text=prompts, out="bfloat16", sae_dtype="bfloat16")
+    record = measured(run)["diff"]
+    assert value(record, "diff_fve") == pytest.approx(value(found["diff"], "diff_fve"), abs=0.05)
+    assert value(record, "diff_f1") is not None
 
 
 def test_many_conditions_are_told_apart_up_to_a_limit():

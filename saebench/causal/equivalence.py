@@ -164,18 +164,27 @@ def _log(x: Floats, keep: Bools) -> Floats:
 def _nulls(table: Table, min_probes: int, partners: Bools | None) -> dict[str, Correlated]:
     """The correlations of each null on the same probes.
 
-    A random direction takes the latent's place in both models; under a mismatch the base model loses the
-    latent and the other model another one.
+    A random direction takes the latent's place in both models. Under a mismatch one model loses the latent
+    and the other one another latent; a statistic is the mean of both ways round.
     """
     found = {}
-    for arm in NULLS:
-        if arm not in table.kl:
-            continue
-        there = table.there
-        if arm == MISMATCHED and partners is not None:
-            there = there & partners[:, None]
-        base = table.kl[LATENT if arm == MISMATCHED else arm][BASE]
-        found[arm] = Correlated.of(base, table.kl[arm][CHAT], table.code, there, min_probes)
+    own, there = table.kl[LATENT], table.there
+
+    def correlated(a: Floats, b: Floats, where: Bools) -> Correlated:
+        return Correlated.of(a, b, table.code, where, min_probes)
+
+    if RANDOM in table.kl:
+        random = table.kl[RANDOM]
+        found[RANDOM] = correlated(random[BASE], random[CHAT], there)
+    if MISMATCHED in table.kl:
+        other = table.kl[MISMATCHED]
+        where = there if partners is None else there & partners[:, None]
+        one = correlated(own[BASE], other[CHAT], where)
+        two = correlated(other[BASE], own[CHAT], where)
+        found[MISMATCHED] = Correlated(
+            {name: (one.values[name] + two.values[name]) / 2 for name in STATISTICS},
+            np.minimum(one.n_log, two.n_log),
+        )
     return found
 
 

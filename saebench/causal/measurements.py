@@ -109,7 +109,7 @@ def _why_none(found: PairResult) -> str:
     if reasons:
         reason, n = next(iter(reasons.items()))
         return f"no shared latent has a correlation; of {n}: {reason}"
-    return "no shared latent fired on these tokens"
+    return f"no shared latent fired in {found.min_probes} sequences of these"
 
 
 def _measurement(

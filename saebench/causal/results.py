@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,6 @@ from saebench.causal.equivalence import (
     BASE,
     CHAT,
     LATENT,
-    MISMATCHED,
     NULLS,
     RANDOM,
     STATISTICS,
@@ -104,9 +103,9 @@ class PairResult:
         if RANDOM in found.effect:
             values["random_effect_base"] = found.effect[RANDOM][BASE]
             values["random_effect_chat"] = found.effect[RANDOM][CHAT]
-        for arm, cosine in found.logit_cosine.items():
-            name = "logit_cosine" if arm == LATENT else f"{arm}_logit_cosine"
-            values[name] = cosine
+        for arm, name in ((LATENT, "logit_cosine"), (RANDOM, "random_logit_cosine")):
+            if arm in found.logit_cosine:
+                values[name] = found.logit_cosine[arm]
         return values
 
     @cached_property
@@ -240,8 +239,5 @@ def _rounded(item: Mapping[str, Any]) -> dict[str, Any]:
     return {name: one(value) for name, value in item.items()}
 
 
-def _columns_of(arm: str, null: Correlated, names: Sequence[str] = COMPARED) -> dict[str, Floats]:
-    return {f"{arm}_{name}": null.values[name] for name in names}
-
-
-__all__ = ["MISMATCHED", "Effects", "Latents", "PairResult", "rounded", "summaries"]
+def _columns_of(arm: str, null: Correlated) -> dict[str, Floats]:
+    return {f"{arm}_{name}": null.values[name] for name in COMPARED}

@@ -31,6 +31,7 @@ STATISTICS = (
     ("partial_log", "Logs, log f fixed"),
     ("reverse_pearson", "KL reversed"),
 )
+EVEN = 0.5  # of latents, that chance has above a random direction
 LISTED = 10  # gaps, or latents, in a table
 
 
@@ -101,11 +102,14 @@ def _single_verdict(record: Record) -> str:
         return "**Verdict.** How far latents move predictions is not known: none has probes enough."
     share = _with_bounds({"value": above.value, "low": above.low, "high": above.high})
     ratio = number_or_dash(value_of(record, "causal_effect_ratio"))
+    chance = ""
+    if above.low is not None and above.low <= EVEN:
+        chance = " That share is no more than chance would have it."
     return (
         f"**Verdict.** Ablating a latent moves the next-token distribution by "
         f"{number_or_dash(effect.value)} nats (median of {_count(effect.detail.get('n_latents'))} "
         f"latents); {share} of them move it more than a random direction of equal norm, the median one "
-        f"{ratio} times as far."
+        f"{ratio} times as far.{chance}"
     )
 
 
@@ -239,7 +243,9 @@ def _notes(record: Record, found: Mapping[str, Any]) -> str:
     lost = sum(
         row["n_probes"] - row["n_log"]
         for row in rows
-        if isinstance(row.get("n_probes"), int) and isinstance(row.get("n_log"), int)
+        if isinstance(row.get("n_probes"), int)
+        and isinstance(row.get("n_log"), int)
+        and row.get("pearson") is not None
     )
     if lost:
         lines.append(

@@ -189,8 +189,8 @@ def _latents(found: Mapping[str, Any]) -> str:
         f"The latents most specific to fire tokens, chosen by F1 on {_count(n.get('choosing'))} prompts and "
         f"judged on {_count(n.get('judging'))} others, where the best one has {scored}. Every other counted "
         "token is a negative. The last columns count the prompts of each condition in which the latent "
-        "fires: one that stands for the conjunction stays silent on single words and mismatched "
-        f"pairs.\n\n{markdown_grid(header, body, right=range(len(header)))}"
+        "fires before the answer: one that stands for the conjunction stays silent on single words and "
+        f"mismatched pairs.\n\n{markdown_grid(header, body, right=range(len(header)))}"
     )
 
 

@@ -32,7 +32,7 @@ def independent(probes: Probes, seed: int = 0) -> Shifts:
         return {
             "latent": {0: drawn(), 1: drawn()},
             "random": {0: drawn(), 1: drawn()},
-            "mismatched": {1: drawn()},
+            "mismatched": {0: drawn(), 1: drawn()},
         }
 
     cosine = generator.uniform(-1, 1, len(probes))

@@ -62,6 +62,8 @@ def test_statistics_are_those_of_scipy_on_each_latents_probes():
             "spearman": stats.spearmanr(a, b).statistic,
             "log": stats.pearsonr(np.log(a), np.log(b)).statistic,
             "partial_log": _partial(np.log(a), np.log(b), np.log(f)),
+            "partial_pearson": _partial(a, b, f, degree=2),
+            "partial_spearman": _partial(*map(stats.rankdata, (a, b, f))),
         }
         for name, value in expected.items():
             assert found.forward.values[name][latent] == pytest.approx(value), name
@@ -72,20 +74,20 @@ def test_statistics_are_those_of_scipy_on_each_latents_probes():
         assert found.effect["latent"][1][latent] == pytest.approx(b.mean())
 
 
-def _partial(x, y, z):
-    left = [side - np.polyval(np.polyfit(z, side, 1), z) for side in (x, y)]
+def _partial(x, y, z, degree=1):
+    left = [side - np.polyval(np.polyfit(z, side, degree), z) for side in (x, y)]
     return stats.pearsonr(*left).statistic
 
 
-def test_the_mismatched_null_sets_the_base_models_latent_against_the_other_models_partner():
+def test_the_mismatched_null_is_the_mean_of_both_ways_round():
     probes = probes_of([40])
     shifts = independent(probes)
     found = found_of(table_of(probes, shifts, 1))
-    expected = stats.pearsonr(shifts.kl["latent"][0], shifts.kl["mismatched"][1]).statistic
-    assert found.nulls["mismatched"].values["pearson"][0] == pytest.approx(expected)
-    both = [shifts.kl["random"][m] for m in (0, 1)]
-    expected = stats.pearsonr(*both).statistic
-    assert found.nulls["random"].values["pearson"][0] == pytest.approx(expected)
+    own, other, random = (shifts.kl[arm] for arm in ("latent", "mismatched", "random"))
+    ways = [stats.pearsonr(own[0], other[1]).statistic, stats.pearsonr(other[0], own[1]).statistic]
+    assert found.nulls["mismatched"].values["pearson"][0] == pytest.approx(np.mean(ways))
+    expected = stats.spearmanr(random[0], random[1]).statistic
+    assert found.nulls["random"].values["spearman"][0] == pytest.approx(expected)
 
 
 def test_a_latent_without_partner_has_no_mismatched_null():
@@ -177,14 +179,15 @@ def test_a_shift_that_is_not_a_number_is_told():
     assert found.reasons == ("a shift is not a number",)
 
 
-def test_probes_without_a_shift_are_left_out_of_the_logs_alone_and_counted():
+@pytest.mark.parametrize("model", [0, 1])
+def test_probes_without_a_shift_are_left_out_of_the_logs_alone_and_counted(model):
     probes = probes_of([40])
     shifts = independent(probes)
-    values = shifts.kl["latent"][0].copy()
+    values = shifts.kl["latent"][model].copy()
     values[[0, 7, 9]] = 0.0
-    found = found_of(table_of(probes, with_arm(shifts, "latent", 0, values), 1))
+    found = found_of(table_of(probes, with_arm(shifts, "latent", model, values), 1))
     keep = values > 0
-    a, b = values, shifts.kl["latent"][1]
+    a, b = values, shifts.kl["latent"][1 - model]
     assert found.forward.n_log.tolist() == [37]
     expected = stats.pearsonr(np.log(a[keep]), np.log(b[keep])).statistic
     assert found.forward.values["log"][0] == pytest.approx(expected)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fixtures.planted_crosscoder import Latent, planted_crosscoder
-from saebench.causal.equivalence import CHAT, LATENT, MISMATCHED, RANDOM, Equivalence
+from saebench.causal.equivalence import LATENT, MISMATCHED, RANDOM, Equivalence
 from saebench.causal.nulls import partners, random_units
 from saebench.causal.probes import Probes, Shifts
 from saebench.causal.results import Latents, PairResult
@@ -51,18 +51,20 @@ def ablated(planted):
     latent, token = np.array(rows).T
     probes = Probes.of(latent, token, np.zeros_like(token), codes[token, latent])
     norms, names = planted.norms.numpy(), np.array(planted.classes)
-    pools = {name: np.flatnonzero((names == name) & (norms[:, 1] > 0)) for name in set(names)}
+    pools = {name: np.flatnonzero((names == name) & (norms > 0).all(1)) for name in set(names)}
     partner, has_partner = partners(alive, names[alive].tolist(), pools, seed=0)
     units = random_units(len(planted.latents), planted.width, seed=0)
     written = {
         LATENT: [planted.directions[:, m].numpy() for m in (0, 1)],
         RANDOM: [norms[:, [m]] * units for m in (0, 1)],
     }
-    chat = planted.directions[:, 1].numpy()[partner]
-    length = np.linalg.norm(chat, axis=1, keepdims=True)
-    mismatched = np.zeros((len(names), planted.width))
-    mismatched[alive] = norms[alive][:, [1]] * chat / np.where(length > 0, length, 1)
-    written[MISMATCHED] = [None, mismatched]
+    written[MISMATCHED] = []
+    for m in (0, 1):
+        other = np.zeros((len(names), planted.width))
+        theirs = planted.directions[:, m].numpy()[partner]
+        length = np.linalg.norm(theirs, axis=1, keepdims=True)
+        other[alive] = norms[alive][:, [m]] * theirs / np.where(length > 0, length, 1)
+        written[MISMATCHED].append(other)
     hidden = [x.numpy()[probes.sequence] for x in (tokens.base, tokens.chat)]
 
     def shift(arm, m):
@@ -70,8 +72,7 @@ def ablated(planted):
         h = torch.from_numpy(hidden[m])
         return planted.read_outs[m].divergence(h, h - torch.from_numpy(taken))
 
-    kl = {arm: {m: shift(arm, m) for m in (0, 1)} for arm in (LATENT, RANDOM)}
-    kl[MISMATCHED] = {CHAT: shift(MISMATCHED, CHAT)}
+    kl = {arm: {m: shift(arm, m) for m in (0, 1)} for arm in (LATENT, RANDOM, MISMATCHED)}
     shifts = Shifts(kl, kl, {})
     table = Table.of(alive, probes, shifts)
     options = {"min_probes": 30, "n_resamples": 200, "seed": 0}

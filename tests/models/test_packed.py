@@ -98,6 +98,16 @@ def test_padding_changes_nothing(name, how):
     close(same, untouched(model, prefix, some))
 
 
+@pytest.mark.parametrize("how", ["packed", "rows"])
+def test_padding_on_the_left_is_not_attended_to(how):
+    model = shared_model("gpt_neox")
+    mask = torch.arange(9) >= torch.tensor([2, 0, 3])[:, None]
+    prefix = model.prefix(some_ids(), mask, [SITE])
+    vectors = torch.randn(4, 16, generator=torch.Generator().manual_seed(1))
+    some = Copies(np.array([0, 2, 1, 0]), np.array([7, 8, 5, 3]), vectors)
+    close(hidden_states(model, prefix, SITE, some, how=how)[0], naive(model, SITE, prefix, some))
+
+
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "mistral", "gemma2"])
 def test_both_ways_agree_beyond_the_sliding_window(name):
     model = shared_model(name)

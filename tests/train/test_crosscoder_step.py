@@ -125,7 +125,7 @@ def test_training_equals_plain_dense_training_with_free_norms_and_falling_k():
     assert clipped
     for name, parameter in trainer.weights.named_parameters():
         torch.testing.assert_close(parameter, parameters[name], atol=2e-5, rtol=1e-4)
-    norms = trainer.weights.W_dec.norm(dim=1)
+    norms = trainer.weights.W_dec.detach().norm(dim=1)
     assert float(norms.max() / norms.min()) > 1.02
 
 
@@ -248,6 +248,11 @@ class TestTheCrosscoder:
         before = {name: tensor.clone() for name, tensor in sae.state_dict().items()}
         trainer.step(batch(90))
         assert all(torch.equal(before[name], tensor) for name, tensor in sae.state_dict().items())
+
+    def test_may_be_moved_and_cast_without_the_trainer(self):
+        trainer = trained(1)
+        trainer.sae().double()
+        assert trainer.inputs.affine.scale.dtype == torch.float32
 
     def test_says_what_it_is(self):
         trainer = trained(1, model="a", site="blocks.2.hook_resid_post", dtype="bfloat16")

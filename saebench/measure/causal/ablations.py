@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saebench.causal import Arm, ContextIndex, Probes, Shifts, shifts
-from saebench.causal.equivalence import CHAT, LATENT, MISMATCHED, RANDOM, Equivalence
+from saebench.causal import Arm, ContextIndex, Probes, shifts
+from saebench.causal.equivalence import LATENT, MISMATCHED, RANDOM, Equivalence
 from saebench.causal.measurements import of_pair, of_single
 from saebench.causal.nulls import partners, random_units
 from saebench.causal.results import Latents, PairResult, summaries
@@ -35,97 +35,96 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Ablation:
-    """What is ablated where: the probes, the latents' directions by model, and their partners."""
+class Chosen:
+    """The latents to ablate, one row each, with their directions by model and those of their partners.
 
-    probes: Probes
-    rows: np.ndarray  # of each probe: the place of its latent among those tested
-    directions: dict[int, Tensor]
+    ``of_partner`` is empty with one model; ``selection`` says how many of which class were taken.
+    """
+
     latents: Latents
+    selection: list[dict[str, Any]]
+    directions: dict[int, Tensor]
+    of_partner: dict[int, Tensor]
 
-    def arms(self, of_partner: dict[int, Tensor], seed: int) -> list[Arm]:
-        """The latent itself, a random direction of equal norm and, in pairs, another latent in one model."""
-        codes, n = self.probes.code, len(self.latents.latent)
+    @classmethod
+    def of(cls, one: Ablated, n_sequences: np.ndarray, asked: CausalProtocol) -> Chosen:
+        """The latents of a checkpoint, by their classes and in how many sequences each of them fired."""
+        norms = one.sae.decoder_norms().double().cpu().numpy()
+        pair = len(one.models) == 2
+        if pair:
+            names, main, order = classify(norms, n_sequences > 0), SHARED, TABLE_ORDER
+        else:
+            names, main, order = np.where(n_sequences > 0, ALL, DEAD), ALL, (ALL,)
+        selection = select(names, n_sequences, asked, main, order)
+        who = selection.latents
+        directions = one.directions(torch.from_numpy(who))
+        partner = np.full(len(who), -1, dtype=np.int64)
+        of_partner: dict[int, Tensor] = {}
+        if pair:
+            whole = (norms > 0).all(1)
+            pools = {name: np.flatnonzero((names == name) & whole) for name in order}
+            others, found = partners(who, names[who].tolist(), pools, asked.seed)
+            partner = np.where(found, others, -1)
+            of_partner = one.directions(torch.from_numpy(others))
+        latents = Latents(
+            who,
+            names[who],
+            np.stack([rows.double().norm(dim=-1).cpu().numpy() for rows in directions.values()], 1),
+            cosines(directions).cpu().numpy() if pair else np.full(len(who), np.nan),
+            partner,
+            n_sequences[who],
+        )
+        return cls(latents, list(selection.classes), directions, of_partner)
+
+    def arms(self, probes: Probes, seed: int) -> list[Arm]:
+        """The latent itself, a random direction of equal norm and, in pairs, another latent at that norm."""
+        rows = np.searchsorted(self.latents.latent, probes.latent)
         first = next(iter(self.directions.values()))
-        units = torch.from_numpy(random_units(n, first.shape[1], seed)).to(first)
-        random = {m: rows.norm(dim=-1, keepdim=True) * units for m, rows in self.directions.items()}
-        arms = [
-            Arm(LATENT, self.directions, self.rows, codes),
-            Arm(RANDOM, random, self.rows, codes),
+        units = torch.from_numpy(random_units(len(first), first.shape[1], seed)).to(first)
+        norms = {m: own.norm(dim=-1, keepdim=True) for m, own in self.directions.items()}
+        vectors = {LATENT: self.directions, RANDOM: {m: norms[m] * units for m in norms}}
+        if self.of_partner:
+            vectors[MISMATCHED] = {m: norms[m] * _units(self.of_partner[m]) for m in norms}
+        at = (self.latents.partner >= 0)[rows]
+        # the same arms in every model, so that identical models round alike
+        return [
+            Arm(name, by_model, rows, probes.code, at if name == MISMATCHED else None)
+            for name, by_model in vectors.items()
         ]
-        if CHAT in of_partner:
-            norms = self.directions[CHAT].norm(dim=-1, keepdim=True)
-            theirs = of_partner[CHAT]
-            theirs = theirs / theirs.norm(dim=-1, keepdim=True).clamp(
-                min=torch.finfo(theirs.dtype).tiny
-            )
-            at = (self.latents.partner >= 0)[self.rows]
-            arms.append(Arm(MISMATCHED, {CHAT: norms * theirs}, self.rows, codes, at))
-        return arms
+
+
+def _units(rows: Tensor) -> Tensor:
+    """Rows at norm 1; those of 0 stay."""
+    norms = rows.norm(dim=-1, keepdim=True)
+    return rows / norms.masked_fill(norms == 0, 1)
 
 
 def measured(run: Run, one: Ablated, index: ContextIndex) -> Found:
-    """Everything of one checkpoint."""
+    """Everything of one checkpoint, from an index of where its latents fire."""
     asked = run.config.causal
-    norms = one.sae.decoder_norms().double().cpu().numpy()
-    n_sequences, _ = index.counts
-    pair = len(one.models) == 2
-    if pair:
-        names, main, order = classify(norms, n_sequences > 0), SHARED, TABLE_ORDER
-    else:
-        names = np.where(n_sequences > 0, ALL, DEAD)
-        main, order = ALL, (ALL,)
-    selection = select(names, n_sequences, asked, main, order)
-    chosen = selection.latents
-    directions = one.directions(torch.from_numpy(chosen))
-    own = np.stack([rows.double().norm(dim=-1).cpu().numpy() for rows in directions.values()], 1)
-    partner, found = np.full(len(chosen), -1), np.zeros(len(chosen), dtype=bool)
-    of_partner: dict[int, Tensor] = {}
-    if pair:
-        pools = {
-            name: np.flatnonzero((names == name) & (norms[:, CHAT] > 0)).astype(np.int64)
-            for name in TABLE_ORDER
-        }
-        others, found = partners(chosen, [str(n) for n in names[chosen]], pools, asked.seed)
-        partner = np.where(found, others, -1)
-        of_partner = one.directions(torch.from_numpy(others))
-    latents = Latents(
-        chosen,
-        names[chosen],
-        own,
-        cosines(directions).cpu().numpy() if pair else np.full(len(chosen), np.nan),
-        partner,
-        n_sequences[chosen],
-    )
-    probes = index.probes(chosen)
-    ablation = Ablation(probes, np.searchsorted(chosen, probes.latent), directions, latents)
-    done = _shifts(run, one, ablation, of_partner)
-    table = Table.of(chosen, probes, done)
+    chosen = Chosen.of(one, index.counts[0], asked)
+    latents = chosen.latents
+    probes = index.probes(latents.latent)
+    batches = run.stream.batches(run.config.batch_size)
+    done = shifts(run.models, batches, one.sites, probes, chosen.arms(probes, asked.seed))
+    table = Table.of(latents.latent, probes, done)
     said = {
-        "mode": "pair" if pair else "single",
+        "mode": "pair" if chosen.of_partner else "single",
         "site": [str(site) for site in one.sites.values()],
-        "models": [_name(run, model) for model in one.models],
-        "selection": list(selection.classes),
+        "models": [run.located[model].id for model in one.models],
+        "selection": chosen.selection,
         "n_probes": len(probes),
         "n_sequences": len(np.unique(probes.sequence)),
         "continued": {str(model): how for model, how in done.how.items()},
     }
-    if pair:
-        return _pair(table, latents, found, asked, said)
+    if chosen.of_partner:
+        return _pair(table, latents, asked, said)
     return _single(table, latents, one.models[0], asked, said)
-
-
-def _shifts(run: Run, one: Ablated, ablation: Ablation, of_partner: dict[int, Tensor]) -> Shifts:
-    """The shifts of every arm; without a probe nothing is read."""
-    arms = ablation.arms(of_partner, run.config.causal.seed)
-    batches = run.stream.batches(run.config.batch_size)
-    return shifts(run.models, batches, one.sites, ablation.probes, arms)
 
 
 def _pair(
     table: Table,
     latents: Latents,
-    has_partner: np.ndarray,
     asked: CausalProtocol,
     said: dict[str, Any],
 ) -> Found:
@@ -135,7 +134,7 @@ def _pair(
         min_probes=asked.min_probes,
         n_resamples=asked.n_resamples,
         seed=asked.seed,
-        partners=has_partner,
+        partners=latents.partner >= 0,
     )
     result = PairResult(
         latents,
@@ -166,7 +165,3 @@ def _single(
     values = of_single(result, n_tokens=said["n_probes"], n_sequences=said["n_sequences"])
     statistics = {ALL: {"statistics": summaries(result.summary), "undefined": {}}}
     return Found(values, {**said, "classes": statistics, "latents": result.columns})
-
-
-def _name(run: Run, model: int) -> str:
-    return run.located[model].id

@@ -15,7 +15,14 @@ from saebench.measure.run import Run
 from saebench.metrics.catalogue import DIFFERENCE
 from saebench.metrics.catalogue.difference import SUBSETS
 from saebench.metrics.difference.arms import Arm, Figure, unmeasured
-from saebench.metrics.difference.detectors import JUDGING, SCORES, Firings, columns, judged
+from saebench.metrics.difference.detectors import (
+    JUDGING,
+    SCORES,
+    Firings,
+    columns,
+    judged,
+    prompt_maxima,
+)
 from saebench.metrics.difference.detectors import scores as scores_of
 from saebench.metrics.difference.subsets import ALL, FIRE, Subset
 from saebench.passes import Subject
@@ -210,7 +217,7 @@ def _latents(
                 "latent": latent,
                 "choosing": {name: float(chosen[name][latent]) for name in SCORES},
                 "judging": {name: one.value for name, one in own.items()},
-                "prompts": _prompt_scores(codes[keep, place], prompts, inside),
+                "prompts": _prompt_scores(codes[:, place], prompts, inside),
                 "tokens_by_condition": dict(
                     zip(prompts.conditions, tokens[:, :, latent].sum(1).tolist(), strict=True)
                 ),
@@ -235,8 +242,7 @@ def _latents(
 
 def _prompt_scores(codes: np.ndarray, prompts: Any, inside: np.ndarray) -> dict[str, float]:
     """Precision, recall and F1 of "fires somewhere" for prompts with a fire token, on the judging half."""
-    keep = inside[prompts.of_token]
-    fires = np.bincount(prompts.of_token[keep][codes > 0], minlength=prompts.n) > 0
+    fires = prompt_maxima(codes, prompts) > 0
     fires, positive = fires[inside], prompts.positive[inside]
     counts = ((fires & positive).sum(), (fires & ~positive).sum(), (~fires & positive).sum())
     return {name: float(value) for name, value in scores_of(*counts).items()}
@@ -245,8 +251,8 @@ def _prompt_scores(codes: np.ndarray, prompts: Any, inside: np.ndarray) -> dict[
 def _codes_of(where: Place, sae: Dictionary, latents: np.ndarray) -> np.ndarray:
     """The codes of a few latents on every token, ``[n, latents]``."""
     wanted = torch.from_numpy(latents).to(where.device)
-    parts = [columns(sae.codes(delta), wanted).cpu().numpy() for _, delta in where.chunks()]
-    return np.concatenate(parts)
+    parts = [columns(sae.codes(delta), wanted).float().cpu() for _, delta in where.chunks()]
+    return torch.cat(parts).numpy()
 
 
 def _sums(where: Place, arm: Arm) -> dict[str, Any]:

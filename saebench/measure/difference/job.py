@@ -229,7 +229,9 @@ def labels_of(text: TokenLabels | None, rows: Rows, seed: int) -> Labels:
     names, condition = _conditions(text.conditions)
     sequences = rows.sequences
     masks = {name: condition[sequences] == i for i, name in enumerate(names)}
-    prompts = Prompts.halved(sequences, tokens["fire"], condition, names, seed, text.documents)
+    prompts = Prompts.halved(
+        sequences, tokens["fire"], condition, names, seed, text.documents, tokens["answer"]
+    )
     labelled = {name: keep for name, keep in tokens.items() if name == "fire" or keep.any()}
     missing = "" if tokens["fire"].any() else unlabelled["fire"]
     usable = None if missing else prompts

@@ -49,7 +49,8 @@ _KINDS = {
     ),
     "mismatched": (
         "Causal equivalence of mismatched latents",
-        "as causal_equivalence, the other model losing another latent of the class, at the norm of j's",
+        "as causal_equivalence, one model losing another latent of the class in place of j, at the norm of "
+        "j's direction; the mean of both ways round",
     ),
     "partial_random": (
         "Random directions, magnitude held fixed",

@@ -168,8 +168,8 @@ DIFFERENCE: tuple[Definition, ...] = (
     Definition(
         "diff_prompt_auroc",
         "AUROC of the best latent over prompts",
-        "AUROC of the largest code on a prompt, prompts with a fire token against all others, held-out half; "
-        "the latent with the best F1 on the choosing half",
+        "AUROC of the largest code on a prompt outside its answer, prompts with a fire token against all "
+        "others, held-out half; the latent with the best F1 on the choosing half",
         "AUROC",
         "higher",
         SHARE,

@@ -2,7 +2,8 @@
 
 A latent *fires* on a token where its code is above 0. As a detector it is right on fire tokens and wrong
 on all other counted tokens, those of prompts with one trigger word or a mismatched pair included:
-precision TP/(TP + FP), recall TP/(TP + FN), F1 their harmonic mean.
+precision TP/(TP + FP), recall TP/(TP + FN), F1 their harmonic mean. A prompt counts as detected where the
+latent fires before the answer: on tokens of the answer itself it says nothing that is not there to read.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ SCORES = ("precision", "recall", "f1")
 class Prompts:
     """Prompts and their tokens: which fire, what they are examples of, and which half they are in.
 
-    ``of_token[n]`` numbers the prompt of each token, ``fire[n]`` marks fire tokens; ``condition[p]``
-    numbers ``conditions``, ``half[p]`` is 0 where latents are chosen and 1 where they are judged.
+    ``of_token[n]`` numbers the prompt of each token, ``fire[n]`` marks fire tokens, ``answer[n]`` those of
+    the answer, by which no prompt is detected; ``condition[p]`` numbers ``conditions``, ``half[p]`` is 0
+    where latents are chosen and 1 where they are judged.
     """
 
     of_token: np.ndarray
     fire: np.ndarray
+    answer: np.ndarray
     condition: np.ndarray
     conditions: tuple[str, ...]
     half: np.ndarray
@@ -48,6 +51,7 @@ class Prompts:
         conditions: Sequence[str],
         seed: int,
         documents: np.ndarray | None = None,
+        answer: np.ndarray | None = None,
     ) -> Prompts:
         """With random halves in which conditions, and prompts with fire tokens, are as common.
 
@@ -55,16 +59,17 @@ class Prompts:
         """
         n = condition.shape[0]
         fires = np.bincount(of_token[fire], minlength=n) > 0
+        said = np.zeros_like(fire) if answer is None else answer
         rng = np.random.default_rng(seed)
         if documents is not None:
             half = _halves_of(documents, fires, rng)
-            return cls(of_token, fire, condition, tuple(conditions), half)
+            return cls(of_token, fire, said, condition, tuple(conditions), half)
         strata = condition * 2 + fires
         half = np.full(n, JUDGING, dtype=np.int64)
         for number, stratum in enumerate(np.unique(strata)):
             members = rng.permutation(np.flatnonzero(strata == stratum))
             half[members[: (members.size + number % 2) // 2]] = CHOOSING
-        return cls(of_token, fire, condition, tuple(conditions), half)
+        return cls(of_token, fire, said, condition, tuple(conditions), half)
 
     @property
     def n(self) -> int:
@@ -87,12 +92,18 @@ class Prompts:
 
 
 def _halves_of(documents: np.ndarray, fires: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The half ``[p]`` of each prompt: documents in random order, to where fewer fire prompts are so far."""
+    """The half ``[p]`` of each prompt: documents in random order, to where there is less so far.
+
+    First those with fire prompts, by how many of these there are, then the others by their prompts.
+    """
     names, of = np.unique(documents, return_inverse=True)
     sizes = np.stack([np.bincount(of, weights=fires), np.bincount(of)], 1)
+    order = rng.permutation(names.size)
+    order = order[np.argsort(sizes[order, 0] == 0, kind="stable")]
     filled, half = np.zeros((2, 2)), np.zeros(names.size, dtype=np.int64)
-    for number in rng.permutation(names.size):
-        half[number] = min((CHOOSING, JUDGING), key=lambda side: tuple(filled[side]))
+    for number in order:
+        by = slice(0, 2) if sizes[number, 0] else slice(1, 2)
+        half[number] = min((CHOOSING, JUDGING), key=lambda side: tuple(filled[side, by]))
         filled[half[number]] += sizes[number]
     return half[of]
 
@@ -114,6 +125,7 @@ class Firings:
         of_token = of_prompt[prompts.of_token] * 2 + prompts.fire
         self.token_class = torch.from_numpy(of_token).to(device)
         self.of_token = torch.from_numpy(prompts.of_token).to(device)
+        self.answer = torch.from_numpy(prompts.answer).to(device)
         self._tokens = torch.zeros(4 * n * d_sae, dtype=torch.int64, device=device)
         self._prompts = torch.zeros(2 * n * d_sae, dtype=torch.int64, device=device)
 
@@ -128,7 +140,8 @@ class Firings:
         latents, tokens = latents[fires], codes.rows()[fires] + first
         places = self.token_class[tokens] * self.d_sae + latents
         self._tokens += torch.bincount(places, minlength=self._tokens.shape[0])
-        once = torch.unique(self.of_token[tokens] * self.d_sae + latents)
+        before = ~self.answer[tokens]
+        once = torch.unique(self.of_token[tokens[before]] * self.d_sae + latents[before])
         of_prompt = self.prompt_class[torch.div(once, self.d_sae, rounding_mode="floor")]
         places = of_prompt * self.d_sae + once % self.d_sae
         self._prompts += torch.bincount(places, minlength=self._prompts.shape[0])
@@ -142,7 +155,7 @@ class Firings:
 
     @property
     def on_prompts(self) -> np.ndarray:
-        """Prompts in which each latent fires somewhere, ``[half, condition, d_sae]``."""
+        """Prompts in which each latent fires outside the answer, ``[half, condition, d_sae]``."""
         assert self.prompts is not None
         return self._prompts.reshape(2, len(self.prompts.conditions), self.d_sae).cpu().numpy()
 
@@ -198,9 +211,12 @@ def auroc(values: np.ndarray, positive: np.ndarray, weights: Floats | None = Non
 
 
 def prompt_maxima(codes: np.ndarray, prompts: Prompts) -> np.ndarray:
-    """The largest code of each prompt, ``[p]``, from ``codes[n]`` of one latent; 0 where none fires."""
+    """The largest code of each prompt outside the answer, ``[p]``, from ``codes[n]`` of one latent.
+
+    0 where it does not fire there.
+    """
     found = np.zeros(prompts.n)
-    np.maximum.at(found, prompts.of_token, codes)
+    np.maximum.at(found, prompts.of_token[~prompts.answer], codes[~prompts.answer])
     return found
 
 

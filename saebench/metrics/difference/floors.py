@@ -36,7 +36,7 @@ def random_errors(y: Tensor, spread: Tensor, directions: Tensor, k: int) -> Tens
     standardised space: the ``k`` with the largest ``|projection|`` of ``y / spread`` are taken, and
     what they stand for, ``direction · spread``, is fitted to ``y`` by least squares.
     """
-    k = min(k, *directions.shape)
+    k, directions = min(k, *directions.shape), directions.to(y.device)
     scale = spread.masked_fill(spread == 0, 1)
     rows = max(1, ATOM_BYTES // (8 * k * y.shape[1]))
     found = []

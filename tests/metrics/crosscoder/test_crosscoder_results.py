@@ -252,6 +252,7 @@ def test_shares_move_by_the_latents_that_a_block_alone_woke(whole):
     assert after["dead"].count == 2
     assert after["dead"].bounds.high > 3 / 20
     assert after["shared"].bounds.low < before["shared"].bounds.low
+    assert all(0 <= one.bounds.low <= one.bounds.high <= 1 for one in after.values())
 
 
 def test_what_does_not_apply_has_every_metric_with_its_reason():

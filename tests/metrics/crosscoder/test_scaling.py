@@ -92,6 +92,8 @@ def test_the_worked_example_through_the_sums():
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 def test_every_scaling_is_the_least_squares_solution(scales, noise):
     planted = planted_crosscoder(scales=scales)
+    along = planted.directions[[0, 3, 12]].sum(0)  # a bias that is not orthogonal to the latents
+    planted = replace(planted, bias=planted.bias + 0.7 * along)
     x = planted.sample(N, noise=noise).flat
     found, expected = solved(summed(planted, x)), naive(planted, x)
     for name in TARGETS:

@@ -155,6 +155,23 @@ def test_the_interval_of_precision_is_of_prompts_drawn_whole():
     assert (found.bounds.low, found.bounds.high) == pytest.approx((low, high))
 
 
+def test_tokens_of_the_answer_detect_no_prompt_but_are_wrong_as_fire_tokens():
+    last = np.flatnonzero(np.diff(OF_TOKEN, append=80))
+    answer = np.zeros_like(FIRE)
+    answer[last[CONDITION == 2]] = True
+    answer &= ~FIRE
+    prompts = Prompts.halved(OF_TOKEN, FIRE, CONDITION, CONDITIONS, 0, None, answer)
+    dense = np.zeros_like(DENSE)
+    dense[answer, 4] = 1.0
+    found = counted(dense, prompts=prompts)
+    assert not found.on_prompts.any()
+    assert found.tokens[:, 2, 0, 4].sum() == answer.sum() > 0
+    assert not prompt_maxima(dense[:, 4], prompts).any()
+    figures = judged(dense[:, 4], prompts, np.arange(80), 0, 0)
+    assert figures["prompt_auroc"].value == 0.5
+    assert figures["precision"].value == 0
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 80])
 def test_counts_by_half_condition_and_label_are_those_of_a_loop(chunk):
     found = counted(chunk=chunk)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -38,7 +40,7 @@ def test_matched_tokens_are_others_with_the_same_norms():
     keep = norm_matched(NORMS, FIRE, seed=0)
     assert not (keep & FIRE).any()
     edges = np.quantile(NORMS[FIRE], np.linspace(0, 1, 21))
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         inside = (low <= NORMS) & ((high > NORMS) | (high == edges[-1])) & (edges[-1] >= NORMS)
         wanted, there = (inside & FIRE).sum(), (inside & ~FIRE).sum()
         assert (inside & keep).sum() == min(wanted, there)

@@ -1,0 +1,186 @@
+"""What a card says of ablated latents, the CSV and the plot: from the record alone, whatever is in it."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from markdown_it import MarkdownIt
+
+from saebench.causal.equivalence import Equivalence
+from saebench.causal.measurements import of_pair
+from saebench.causal.results import Latents, PairResult, summaries
+from saebench.report import causal_plot
+from saebench.report.causal import section
+from saebench.report.causal_table import csv_text
+from tests.causal.shift_tables import independent, probes_of, table_of, with_arm
+from tests.report.records import make_record
+
+HOSTILE = "<img src=x onerror=1> | [a](http://b) `c`\n# d \x1b[31m"
+N = 40
+
+
+def details(alike=True, **parts):
+    """Of latents that do the same in both models but for noise, three gaps and one without a row."""
+    probes = probes_of([40] * N)
+    shifts = independent(probes)
+    generator = np.random.default_rng(1)
+    if alike:
+        values = shifts.kl["latent"][0] * generator.lognormal(0, 0.2, len(probes))
+        for latent in (0, 1, 2):
+            mine = probes.latent == latent
+            values[mine] = generator.permutation(values[mine]) + 0.01
+        shifts = with_arm(shifts, "latent", 1, values)
+    norms = np.ones((N, 2))
+    norms[5, 0] = 0
+    shifts = with_arm(shifts, "latent", 0, np.where(probes.latent == 5, 0, shifts.kl["latent"][0]))
+    names = np.array(["shared"] * 30 + ["other"] * 10)
+    cosine = np.where(np.arange(N) == 5, np.nan, np.linspace(1, 0.4, N))
+    table = table_of(probes, shifts, N)
+    found = Equivalence.of(table, norms, min_probes=30, n_resamples=100, seed=0)
+    who = Latents(np.arange(N), names, norms, cosine, np.roll(np.arange(N), 1), table.n_probes)
+    result = PairResult(who, found, 30, 0.7, 0.5, 100, 0)
+    plain = {
+        "mode": "pair",
+        "protocol": {"n_probes": 64, "min_probes": 30},
+        "site": ["blocks.1.hook_resid_post"] * 2,
+        "models": ["base", "chat"],
+        "selection": [{"class": "shared", "n": 99, "n_enough": 50, "n_tested": 30}],
+        "n_probes": len(probes),
+        "n_sequences": 100,
+        "classes": {
+            name: {"statistics": summaries(values), "undefined": result.undefined(name)}
+            for name, values in result.classes.items()
+        },
+        "gaps": result.gaps(),
+        "latents": result.columns,
+        **parts,
+    }
+    return json.loads(json.dumps(plain, allow_nan=False)), result
+
+
+def record(found, result=None):
+    made = make_record("cc")
+    values = of_pair(result, n_tokens=9, n_sequences=9) if result else {}
+    return replace(made, details={"causal": found}, measurements={**made.measurements, **values})
+
+
+def test_latents_above_the_nulls_are_said_to_be():
+    text = section(record(*details()))
+    assert "**Verdict.** Ablating a shared latent gives shifts that correlate r = 0.9" in text
+    assert "(median of 29 latents)" in text
+    assert "Random directions of equal norm give less (" in text
+    assert "Other latents of the class give less (" in text
+    assert "give as much" not in text
+
+
+def test_latents_that_nulls_equal_are_not_praised():
+    text = section(record(*details(alike=False)))
+    assert "Random directions of equal norm give as much (" in text
+    assert "Other latents of the class give as much" in text
+    assert "the correlation is not specific to the latent" in text
+
+
+def test_the_sample_the_undefined_and_the_gaps_are_told():
+    text = section(record(*details()))
+    assert "| shared | 99 | 50 | 30 | random sample |" in text
+    assert "Undefined, not 0: 1 shared (base decoder row is 0: no shift)." in text
+    assert "3 of 29 shared latents are gaps (cosine > 0.700 and r < 0.500;" in text
+    assert "The lowest 3:" in text
+    assert "ρ = " in text
+
+
+def test_without_any_correlation_the_verdict_says_that_it_is_not_known():
+    found, _ = details()
+    found["classes"] = {}
+    assert "is not known" in section(record(found))
+
+
+def test_a_refused_part_gives_its_reason_and_none_at_all_gives_nothing():
+    assert section(make_record()) == ""
+    text = section(record({"reason": HOSTILE}))
+    assert text.startswith("Not measured: ")
+    assert "<img" not in text.replace("\\<img", "")
+
+
+def test_tables_have_as_many_cells_in_every_row():
+    html = MarkdownIt("commonmark").enable("table").render(section(record(*details())))
+    for table in html.split("<table>")[1:]:
+        rows = table.split("</table>")[0].split("<tr>")[1:]
+        assert len({row.count("<td") + row.count("<th") for row in rows if "<t" in row}) == 1
+
+
+def test_hostile_names_do_nothing_in_markdown():
+    found, result = details(site=[HOSTILE], models=[HOSTILE, HOSTILE])
+    found["selection"][0]["class"] = HOSTILE
+    found["classes"]["shared"]["undefined"] = {HOSTILE: 3}
+    text = section(record(found, result))
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    for bad in ("<img", "<a ", "<h1", "\x1b"):
+        assert bad not in html
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"classes": 3, "gaps": None, "latents": "x", "selection": "y", "protocol": []},
+        {"classes": {"shared": {"statistics": {"pearson": {"value": "0.5", "low": []}}}}},
+        {"gaps": {"latents": [999, None, "x"], "sure": 3, "n_known": "k"}},
+        {"latents": {"latent": [1, 2], "pearson": [0.5], "cosine": ["a", None]}},
+        {"mode": "single", "latents": {"latent": [1], "effect": ["much"]}, "selection": [7]},
+        {"latents": {"latent": []}},
+    ],
+)
+def test_stored_parts_of_another_shape_break_nothing(broken):
+    found = {**details()[0], **broken}
+    one = record(found)
+    assert isinstance(section(one), str)
+    assert isinstance(csv_text(one), str)
+    if causal_plot.has_data(one):
+        assert causal_plot.caption(one)
+
+
+def test_the_csv_parses_back_and_no_text_is_a_formula():
+    found, _ = details()
+    found["latents"]["reason"][3] = "=cmd|' /C calc'!A0,\n\"x\""
+    found["latents"]["cosine"][4] = -0.25
+    rows = list(csv.DictReader(io.StringIO(csv_text(record(found)))))
+    assert len(rows) == N
+    assert list(rows[0])[:3] == ["latent", "class", "cosine"]
+    assert list(rows[0])[-1] == "reason"
+    assert [int(row["latent"]) for row in rows] == found["latents"]["latent"]
+    assert [float(row["pearson"]) if row["pearson"] else None for row in rows] == found["latents"][
+        "pearson"
+    ]
+    assert rows[3]["reason"].startswith("'=cmd")
+    assert float(rows[4]["cosine"]) == -0.25
+    assert rows[5]["pearson"] == ""
+    assert rows[5]["reason"] == "base decoder row is 0: no shift"
+
+
+def test_the_plot_has_a_dot_per_known_latent_and_the_same_bytes_again():
+    one = record(*details())
+    assert causal_plot.has_data(one)
+    assert causal_plot.plot(one)[:8] == b"\x89PNG\r\n\x1a\n"
+    assert causal_plot.plot(one) == causal_plot.plot(one)
+    axes = causal_plot.causal_plot(one).axes[0]
+    dots = {
+        c.get_label(): len(c.get_offsets()) for c in axes.collections if len(c.get_offsets()) > 1
+    }
+    assert dots == {"shared (29)": 29, "other (10)": 10}
+    assert [line.get_ydata()[0] for line in axes.lines] == pytest.approx(
+        [
+            one.details["causal"]["classes"]["shared"]["statistics"][f"{null}_pearson"]["value"]
+            for null in ("random", "mismatched")
+        ]
+    )
+    assert "39 latents; 3 in the region of gaps" in causal_plot.caption(one)
+
+
+def test_without_two_models_there_is_nothing_to_plot():
+    found, _ = details()
+    found["latents"] = {"latent": [1, 2], "effect": [0.1, 0.2]}
+    assert not causal_plot.has_data(record(found))
+    assert not causal_plot.has_data(make_record())
