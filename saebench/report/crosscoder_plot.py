@@ -55,8 +55,11 @@ def relative_norms(record: Record) -> Mapping[str, Any]:
 
 
 def _panel(axes: Axes, record: Record, found: Mapping[str, Any]) -> None:
+    from matplotlib.patches import Patch
+
     edges, counts = found["edges"], found["counts"]
     below = [0.0] * (len(edges) - 1)
+    handles = []  # made by hand: a class without a latent has no bar to take its colours from
     for name in CLASSES:
         ink, label = COLOURS[name], f"{WORDS[name]} ({count(sum(counts[name]))})"
         filled = [place for place, n in enumerate(counts[name]) if n]
@@ -71,10 +74,19 @@ def _panel(axes: Axes, record: Record, found: Mapping[str, Any]) -> None:
             align="edge",
             color=tint(ink),
             edgecolor=ink,
-            label=label,
         )
+        handles.append(Patch(facecolor=tint(ink), edgecolor=ink, label=label))
         below = [low + n for low, n in zip(below, counts[name], strict=True)]
     _axes(axes, edges, max(below))
+    axes.legend(
+        handles=handles,
+        loc="upper right",
+        fontsize=7.5,
+        frameon=False,
+        ncols=4,
+        handlelength=1.0,
+        columnspacing=1.2,
+    )
     axes.set_title(f"{short(record.name)}{_dead(record)}")
 
 
@@ -85,9 +97,6 @@ def _axes(axes: Axes, edges: Sequence[float], most: float) -> None:
     axes.set_yticks([10.0**power for power in powers], [count(10**power) for power in powers])
     axes.minorticks_off()
     axes.set_xlim(edges[0] - 0.01, edges[-1] + 0.01)
-    axes.legend(
-        loc="upper right", fontsize=7.5, frameon=False, ncols=4, handlelength=1.0, columnspacing=1.2
-    )
     quiet_grid(axes, "y")
 
 
