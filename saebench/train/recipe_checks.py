@@ -1,17 +1,17 @@
-"""What a recipe cannot be: values of a wrong type or range, and values that do not go together."""
+"""What a recipe cannot be: values of a wrong type or range, and values that do not go together.
+
+A recipe comes as :obj:`Any`: its class calls these checks, and naming it here would close a circle.
+"""
 
 from __future__ import annotations
 
 import types
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from saebench.errors import ConfigError
 from saebench.precision import parse_precision
 from saebench.train.overlap import overlaps
-
-if TYPE_CHECKING:
-    from saebench.train.recipe import Recipe
 
 _RANGES: dict[str, tuple[float, float]] = {
     "heldout_tokens": (1, 2**31),
@@ -39,7 +39,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-def check_values(recipe: Recipe) -> None:
+def check_values(recipe: Any) -> None:
     """Raise :class:`ConfigError` where a value is of another type than its field, or out of range."""
     hints = get_type_hints(type(recipe))
     for item in fields(recipe):
@@ -55,7 +55,7 @@ def check_values(recipe: Recipe) -> None:
                 )
 
 
-def check_together(recipe: Recipe) -> None:
+def check_together(recipe: Any) -> None:
     """Raise :class:`ConfigError` on values that do not go together."""
     parse_precision(recipe.model_precision)
     _check_sizes(recipe)
@@ -70,7 +70,7 @@ def check_together(recipe: Recipe) -> None:
         )
 
 
-def _check_sizes(recipe: Recipe) -> None:
+def _check_sizes(recipe: Any) -> None:
     if (recipe.expansion is None) == (recipe.d_sae is None):
         raise ConfigError(
             "the number of latents in the recipe: either expansion or d_sae",
@@ -109,7 +109,7 @@ def _check_sizes(recipe: Recipe) -> None:
         )
 
 
-def _check_models(recipe: Recipe) -> None:
+def _check_models(recipe: Any) -> None:
     """The models a recipe reads have to be named; each revision belongs to one."""
     if recipe.reads in ("difference_ftb", "difference_bft", "models") and not recipe.others:
         raise ConfigError(
@@ -137,7 +137,7 @@ def _check_models(recipe: Recipe) -> None:
         )
 
 
-def _check_crosscoder(recipe: Recipe) -> None:
+def _check_crosscoder(recipe: Any) -> None:
     """``sites`` belong to a crosscoder over layers, of which BatchTopK is what is trained."""
     if recipe.reads == "layers":
         if len(recipe.sites) < 2 or len(set(recipe.sites)) < len(recipe.sites):
@@ -166,7 +166,7 @@ def _check_crosscoder(recipe: Recipe) -> None:
         )
 
 
-def _check_layout(recipe: Recipe) -> None:
+def _check_layout(recipe: Any) -> None:
     """Each layout holds only what its community's loader knows."""
     if recipe.layout == "dictionary_learning" and recipe.architecture != "batchtopk":
         raise ConfigError(
