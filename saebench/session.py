@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saebench.config import Config, GroupSpec, SAESpec, configured_gates, group_gates
-from saebench.config.defaults import about
+from saebench.config.defaults import about, shipped_for
 from saebench.errors import ConfigError, SaebenchError
 from saebench.gates import Gate, Verdict, judge
 from saebench.grouping import case_name, case_names, groups_of
@@ -65,17 +65,21 @@ class Measured:
         return Value(measurement)
 
     def applies(self, gate: Gate) -> bool:
-        """Whether the gate can be asked of this checkpoint: a shipped limit on k needs a k."""
-        return gate.at(self._k) is not None
+        """Whether the gate can be asked of this checkpoint.
+
+        A shipped limit on k needs a k, and one meant for checkpoints over two models such a checkpoint.
+        """
+        return gate.at(self._k) is not None and self._meant(gate)
 
     def judge(self, gate: Gate) -> Verdict:
         """The verdict of a gate, with the waivers of the configuration; skips one that does not apply."""
         resolved = gate.at(self._k)
-        if resolved is None:
+        if resolved is None or not self._meant(gate):
             import pytest
 
+            why = "states no k" if resolved is None else "is of another kind"
             pytest.skip(
-                f"the checkpoint states no k, so the shipped limit on {gate.metric} does not apply"
+                f"the checkpoint {why}, so the shipped limit on {gate.metric} does not apply"
             )
         return judge(
             resolved,
@@ -92,6 +96,16 @@ class Measured:
     @property
     def _k(self) -> int | None:
         return self.record.checkpoint.get("cfg", {}).get("k")
+
+    def _meant(self, gate: Gate) -> bool:
+        """Whether a limit is the user's own, or meant for this kind of checkpoint."""
+        cfg = self.record.checkpoint.get("cfg", {})
+        kind = "sae"
+        if cfg.get("difference"):
+            kind = "difference"
+        elif cfg.get("n_sources", 1) > 1 and not cfg.get("sites"):
+            kind = "crosscoder"
+        return not gate.shipped or shipped_for(gate.metric, kind)
 
 
 @dataclass(frozen=True, eq=False)

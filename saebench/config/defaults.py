@@ -76,7 +76,20 @@ def suite_of(metric: str) -> str:
 @cache
 def default_rules() -> Rules:
     """The shipped limits, each with its reason and source."""
-    return parse_rules(_shipped()["gates"], "[gates] of the shipped defaults")
+    gates = {
+        metric: {key: value for key, value in rule.items() if key != "kinds"}
+        for metric, rule in _shipped()["gates"].items()
+    }
+    return parse_rules(gates, "[gates] of the shipped defaults")
+
+
+def shipped_for(metric: str, kind: str) -> bool:
+    """Whether the shipped limit on a metric is meant for a kind of checkpoint.
+
+    Kinds are ``sae``, ``difference`` (of two models) and ``crosscoder`` (over two models).
+    """
+    kinds = _shipped()["gates"].get(metric, {}).get("kinds")
+    return kinds is None or kind in kinds
 
 
 def parse_rules(data: object, where: str) -> Rules:
