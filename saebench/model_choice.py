@@ -26,7 +26,7 @@ def model_specs(config: Config, checkpoints: Mapping[str, SAEConfig]) -> tuple[M
             stated = f" ({', '.join(cfg.models)})" if cfg.models else ""
             raise ConfigError(
                 f"the {cfg.n_models} language models that {name} reads{stated}",
-                f"only {len(given)}: {', '.join(spec.ref for spec in given)}",
+                f"only {_given(given)}",
                 'Give --model once for each, in this order, or model = ["…", "…"].',
             )
     _check_all_read(given, checkpoints)
@@ -38,15 +38,22 @@ def _check_all_read(given: Sequence[ModelSpec], checkpoints: Mapping[str, SAECon
     most = max((cfg.n_models for cfg in checkpoints.values()), default=len(given))
     if len(given) <= most:
         return
-    many = len(checkpoints) != 1
+    noun = "language model" if most == 1 else "language models"
+    who = "these checkpoints read" if len(checkpoints) != 1 else f"{next(iter(checkpoints))} reads"
+    at_most = "at most " if len({cfg.n_models for cfg in checkpoints.values()}) > 1 else ""
     one = any(cfg.n_sources == 1 and cfg.difference is None for cfg in checkpoints.values())
     difference = "; for a difference SAE add --set direction=difference_ftb" if one else ""
     raise ConfigError(
-        f"{most} language model{'s' * (most != 1)}, as many as "
-        f"{'these checkpoints read' if many else f'{next(iter(checkpoints))} reads'}",
-        f"{len(given)}: {', '.join(spec.ref for spec in given)}",
+        f"{who} {at_most}{most} {noun}",
+        _given(given),
         f"Give --model {'once' if most == 1 else f'{most} times'}{difference}.",
     )
+
+
+def _given(models: Sequence[ModelSpec]) -> str:
+    """How many models there are, and which."""
+    was = "was" if len(models) == 1 else "were"
+    return f"{len(models)} {was} given ({', '.join(spec.ref for spec in models)})"
 
 
 def _stated(checkpoints: Mapping[str, SAEConfig]) -> tuple[ModelSpec, ...]:

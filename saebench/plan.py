@@ -10,6 +10,8 @@ import torch
 
 from saebench.config import Config, SAESpec, configured_gates
 from saebench.measure.cases import Case, identified
+from saebench.measure.crosscoder import why_not
+from saebench.measure.difference.job import text_of
 from saebench.measure.fake_features_texts import Plan
 from saebench.measure.main_pass import PREDICTIONS, level
 from saebench.measure.measuring import case_parts, missing_cases, missing_targets, parts
@@ -48,6 +50,10 @@ def plan(
             f"  {target.name}: {cfg.architecture} {cfg.d_in} → {cfg.d_sae} at {where(cfg)}, "
             f"{len(gates)} gates, {done}"
         )
+        if target in missing and (pending := target.checkpoint.sae.pending):
+            lines.append(
+                f"    its files hold no {' and no '.join(pending)}: estimated on the run's first sequences"
+            )
     for name, members in (groups or {}).items():
         n_pairs = len(members) * (len(members) - 1) // 2
         lines.append(f"group        {name}: {len(members)} checkpoints, {n_pairs} pairs")
@@ -75,7 +81,8 @@ def plan(
     parameters = sum(weight.numel() for m in run.models for weight in m.model.parameters())
     device = run.models[0].device
     seconds = work(subjects, parameters, n_tokens, predictions) / machine_speed(device)
-    of_it = "" if not missing_of else " of the pass over the run's own text alone"
+    alone = not missing_of and not set(lacking) - {""}
+    of_it = "" if alone else " of the pass over the run's own text alone"
     return "\n".join(
         [*lines, f"estimate     about {shown(seconds)} for the matrix products{of_it}"]
     )
@@ -95,7 +102,62 @@ def further(run: Run, lacking: Mapping[str, Sequence[Target]]) -> list[str]:
         lines.append(
             f"probes       for {len(targets)} checkpoints: {len(run.tasks)} tasks, {texts:,} texts"
         )
+    lines += [f"difference   {_differences(run, t)}" for t in [lacking.get("difference")] if t]
+    lines += [f"crosscoder   {_crosscoders(t)}" for t in [lacking.get("crosscoder")] if t]
+    lines += [f"causal       {_ablations(run, t)}" for t in [lacking.get("causal")] if t]
     return lines
+
+
+def _differences(run: Run, targets: Sequence[Target]) -> str:
+    """Where differences of two models are measured."""
+    n = sum(target.checkpoint.sae.cfg.difference is not None for target in targets)
+    if not n:
+        return f"none of {len(targets)} checkpoints reads the difference of two models"
+    text = text_of(run)  # which the identity of the records has read
+    if text is None:
+        return (
+            f"for {_of(n, targets)}: on the run's own text, which labels no tokens; no further pass"
+        )
+    prompts = f"{len(text.rows):,} labelled prompts of {run.config.difference.text}"
+    return f"for {_of(n, targets)}: {prompts}, one more pass of each model"
+
+
+def _crosscoders(targets: Sequence[Target]) -> str:
+    """Which latents are told apart."""
+    n = sum(not why_not(target.checkpoint.sae) for target in targets)
+    if not n:
+        return f"none of {len(targets)} checkpoints is a crosscoder over two models"
+    return f"for {_of(n, targets)}: classes and scaling of latents; no further pass"
+
+
+def _ablations(run: Run, targets: Sequence[Target]) -> str:
+    """How many ablations there may be of each checkpoint that reads one activation of each model."""
+    asked = run.config.causal
+    sizes = [cfg for cfg in (target.checkpoint.sae.cfg for target in targets) if _ablated(cfg)]
+    if not sizes:
+        return f"none of {len(targets)} checkpoints reads one activation of one model or of two"
+    parts = []
+    for n_models, also in ((1, ""), (2, f" (and {asked.n_controls:,} of each other class)")):
+        wide = [cfg.d_sae for cfg in sizes if cfg.n_sources == n_models]
+        if wide:
+            noun = "model" if n_models == 1 else "models"
+            parts.append(
+                f"for {_of(len(wide), targets)}: up to {min(asked.max_latents, max(wide)):,} latents{also} × "
+                f"{asked.n_probes} probes × {n_models} {noun}, {1 + n_models} directions each"
+            )
+    return "; ".join(parts)
+
+
+def _ablated(cfg: SAEConfig) -> bool:
+    """Whether it writes what it reads: one activation of each of at most two models."""
+    models = {source.model for source in cfg.reads}
+    return cfg.n_sources == len(models) <= 2 and not cfg.is_transcoder
+
+
+def _of(n: int, targets: Sequence[Target]) -> str:
+    """``2 checkpoints``, ``1 of 3 checkpoints``."""
+    noun = "checkpoint" if len(targets) == 1 else "checkpoints"
+    return f"{n} {noun}" if n == len(targets) else f"{n} of {len(targets)} {noun}"
 
 
 def in_cases(run: Run, missing: Mapping[str, Sequence[Case]]) -> list[str]:

@@ -176,8 +176,18 @@ def test_train_makes_a_checkpoint_that_can_be_inspected(saebench, world, tmp_pat
     )
     code, out, err = saebench("train", "recipe.toml")
     assert code == OK, err
-    assert "made" in out
+    assert f"made: SAE of {SITE}, topk, k 4, 32 latents" in out
+    assert "training: 512 of 512 tokens" in err  # which is no terminal here
     assert "topk" in saebench("inspect", "made")[1]
+
+
+def test_the_help_of_train_names_all_that_can_be_trained(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    found = capsys.readouterr().out
+    assert "difference SAEs and crosscoders" in found
+    assert 'reads = "difference_ftb"' in found
+    assert 'reads = "models"' in found
 
 
 # --- what is wrong is one message --------------------------------------------------------------------

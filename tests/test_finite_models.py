@@ -31,8 +31,15 @@ def test_the_model_is_named_and_the_other_is_not():
 
 
 def test_of_a_difference_alone_both_models_are_named():
-    with pytest.raises(ModelError, match="of tuned and base"):
-        check_finite(MODELS, calibration(Reading(SITE, 1, 0)))
+    means = {Reading(SITE, 1, 0): torch.full((4,), float("nan"))}
+    with pytest.raises(ModelError, match="of tuned or base"):
+        check_finite(MODELS, Calibration(means, 32, 1000))
+
+
+def test_of_a_difference_the_model_that_is_finite_alone_is_not_named():
+    means = {Reading(SITE): torch.zeros(4), Reading(SITE, 1, 0): torch.full((4,), float("nan"))}
+    with pytest.raises(ModelError, match="resid_post of tuned"):
+        check_finite(MODELS, Calibration(means, 32, 1000))
 
 
 def test_finite_activations_pass_and_one_model_is_measured_whatever_it_gives():

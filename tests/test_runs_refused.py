@@ -55,6 +55,7 @@ class TestBeforeAModelIsLoaded:
         assert cli.main(["run", str(runs.path(name)), *options]) == USAGE
         line = capsys.readouterr().err
         assert "the 2 language models that checkpoint reads" in line
+        assert f"only 1 was given ({runs.models[0]})" in line
         assert "Give --model once for each, in this order" in line
 
     @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ class TestBeforeAModelIsLoaded:
         line = capsys.readouterr().err
         read = count - 1
         noun = "1 language model" if read == 1 else "2 language models"
-        assert f"{noun}, as many as checkpoint reads: {count}: {runs.models[0]}, " in line
+        assert f"checkpoint reads {noun}: {count} were given ({runs.models[0]}, " in line
         assert ("for a difference SAE add --set direction=difference_ftb" in line) == (read == 1)
 
     def test_models_with_other_tokens(
@@ -86,6 +87,20 @@ class TestBeforeAModelIsLoaded:
         options[1] = f"--model={other}"
         assert cli.main(["run", str(runs.path("model-crosscoder")), *options]) == USAGE
         assert "their tokenizers have different vocabularies" in capsys.readouterr().err
+
+    def test_models_of_other_depths(
+        self, runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        other = shutil.copytree(runs.models[1], tmp_path / "other")
+        config = json.loads((other / "config.json").read_text("utf-8"))
+        config["num_hidden_layers"] -= 1
+        (other / "config.json").write_text(json.dumps(config), "utf-8")
+        options = runs.options("model-crosscoder", runs.root / "out" / "refused")
+        options[1] = f"--model={other}"
+        assert cli.main(["run", str(runs.path("model-crosscoder")), *options]) == USAGE
+        line = capsys.readouterr().err
+        assert "models of one depth" in line
+        assert f"{config['num_hidden_layers'] + 1} and {config['num_hidden_layers']} layers" in line
 
     def test_the_difference_of_a_model_and_itself(
         self, runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]

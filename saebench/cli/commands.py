@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,14 +107,18 @@ def inspect(values: argparse.Namespace) -> int:
 
 
 def train(values: argparse.Namespace) -> int:
-    """Train the SAEs of the recipes."""
+    """Train the SAEs of the recipes; says how far it is on stderr, terminal or not."""
     from saebench.train import train_recipes
 
-    for line in train_recipes(
-        [Path(recipe) for recipe in values.recipe], overwrite=values.overwrite
-    ):
-        print(line)
+    recipes = [Path(recipe) for recipe in values.recipe]
+    progress = None if sys.stderr.isatty() else _say
+    for line in train_recipes(recipes, overwrite=values.overwrite, progress=progress):
+        print(line, flush=True)
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def card(values: argparse.Namespace) -> int:

@@ -86,6 +86,26 @@ example recipe:
   tokens = 2_000_000
   out = "saes/topk-s0"
 
+example recipe of two models (one pass over each for all SAEs):
+  model = "base-model"                    # model 0
+  others = ["fine-tuned-model"]           # model 1
+  data = "train.jsonl"
+  held_out = "heldout.jsonl"
+  site = "blocks.2.hook_resid_post"
+  architecture = "batchtopk"
+  d_sae = 1024
+  k = 16
+  tokens = 2_000_000
+
+  [[sae]]
+  reads = "difference_ftb"                # a difference SAE: model 1 minus model 0
+  out = "saes/difference"
+
+  [[sae]]
+  reads = "models"                        # a crosscoder over both models
+  out = "saes/crosscoder"
+
+Says how far it is on stderr, and a line about each SAE on stdout when all are trained.
 Every key is documented in saebench.train.recipe; an unknown one is an error that names the nearest.
 """
 
@@ -152,7 +172,13 @@ def make_parser() -> argparse.ArgumentParser:
             given = {"default": None, **option.settings}
             inspect.add_argument(f"--{option.flag}", dest=option.keyword, help=option.help, **given)
 
-    train = _command(places, "train", commands.train, "train a TopK or BatchTopK SAE", TRAIN_EPILOG)
+    train = _command(
+        places,
+        "train",
+        commands.train,
+        "train TopK or BatchTopK SAEs, difference SAEs and crosscoders",
+        TRAIN_EPILOG,
+    )
     train.add_argument(
         "recipe", metavar="RECIPE", nargs="+", help="TOML file; several share one stream"
     )

@@ -17,6 +17,7 @@ from saebench.passes import (
     CALIBRATION_SEQUENCES,
     Calibration,
     PassRequest,
+    Reading,
     SiteObserver,
     Stack,
     SubjectObserver,
@@ -113,13 +114,16 @@ def check_finite(models: Sequence[LanguageModel], calibration: Calibration) -> N
 
     Every figure about all of them would have no value, and none would say which model it is due to.
     """
-    broken = [item for item, mean in calibration.means.items() if not bool(mean.isfinite().all())]
-    if len(models) == 1 or not broken:
+    finite = {item: bool(mean.isfinite().all()) for item, mean in calibration.means.items()}
+    if len(models) == 1 or all(finite.values()):
         return
-    whole = [reading for reading in broken if reading.minus is None] or broken
-    names = dict.fromkeys(models[number].id for reading in whole for number in reading.models)
+    broken = next(item for item in finite if not finite[item])
+    alone = {number: finite.get(Reading(broken.site, number)) for number in broken.models}
+    # of a difference, the model that is not finite by itself; where that is not known, any that may be
+    guilty = [number for number, well in alone.items() if well is False]
+    guilty = guilty or [number for number, well in alone.items() if not well]
     raise ModelError(
-        f"finite activations at {whole[0].site} of {' and '.join(names)}",
+        f"finite activations at {broken.site} of {' or '.join(models[n].id for n in guilty)}",
         f"NaN or infinite values in the first {calibration.n_sequences} sequences",
         "Run it in float32 or bfloat16 (precision = in its [model] table), or choose an earlier site.",
     )

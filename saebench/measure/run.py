@@ -24,7 +24,7 @@ from saebench.model_choice import (
 )
 from saebench.models import LanguageModel, Located
 from saebench.models.regimes import regime_identity
-from saebench.models.tokens import check_same_tokens
+from saebench.models.tokens import check_same_depth, check_same_tokens
 from saebench.passes import CALIBRATION_SEQUENCES, Reading, Subject
 from saebench.precision import parse_precision
 from saebench.sae import Dictionary, Source
@@ -219,6 +219,7 @@ def prepare(config: Config, entries: Sequence[tuple[str, str, SAESpec]]) -> Run:
     specs = model_specs(config, configs)
     located = tuple(locate_model(spec, from_checkpoints=config.model is None) for spec in specs)
     check_same_tokens(located)
+    check_same_depth([(one.id, one.n_layers) for one in located])
     check_differences(located, configs)
     stream = _open_data(config, located[0])
     first, *others = (

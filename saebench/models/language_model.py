@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from saebench.errors import ModelError, SiteError
 from saebench.models.blocks import Block, find_blocks, not_finite, trace_blocks
 from saebench.models.continuation import Prefix, Rows, capture, port_key, replaced, resumed
+from saebench.models.failures import naming
 from saebench.models.pretrained import Located, digest_files, digest_tensors, locate
 from saebench.models.regimes import Regime
 from saebench.sites import Site, parse_site
@@ -111,14 +112,9 @@ class LanguageModel:
         """Read the weights and the tokenizer of a model that :func:`locate` has found."""
         tokenizer = located.tokenizer()
         model, regime = located.read(precision=precision, device=device)
-        return cls(
-            model,
-            tokenizer,
-            id=located.id,
-            revision=located.revision,
-            files=located.files,
-            regime=regime,
-        )
+        at, files = located.revision, located.files
+        with naming(located.id):
+            return cls(model, tokenizer, id=located.id, revision=at, files=files, regime=regime)
 
     def site(self, site: Site | str) -> Site:
         """The canonical form of a site of this model: equal for names of the same activation.
@@ -375,9 +371,9 @@ class LanguageModel:
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self.vocab_size:
             raise ModelError(
-                f"token ids {low} to {high}",
+                f"token ids {low} to {high} for {self.id or 'the model'}",
                 f"the model's vocabulary is 0 to {self.vocab_size - 1}",
-                "Tokenize the data with this model's own tokenizer",
+                "Tokenize the data with this model's own tokenizer; several models need the same tokens",
             )
         if self.context_size is not None and ids.shape[1] > self.context_size:
             raise ModelError(

@@ -55,6 +55,11 @@ class Located:
         return int(self.config.get_text_config().vocab_size)
 
     @property
+    def n_layers(self) -> int:
+        """The number of blocks."""
+        return int(self.config.get_text_config().num_hidden_layers)
+
+    @property
     def context_size(self) -> int | None:
         """The longest sequence the model was made for, where its config says so."""
         return getattr(self.config.get_text_config(), "max_position_embeddings", None)

@@ -1,4 +1,4 @@
-"""Whether several models read the same token ids, so that their activations are aligned token by token."""
+"""Whether the activations of several models can be set side by side: the same tokens, the same depth."""
 
 from __future__ import annotations
 
@@ -25,6 +25,22 @@ def check_same_tokens(located: Sequence[Located]) -> None:
                 f"the same tokens for {pair[0].id} and {pair[1].id}",
                 f"vocabularies of {pair[0].vocab_size:,} and {pair[1].vocab_size:,} tokens",
                 "Compare models of one family, and keep the tokenizer in the folder of each.",
+            )
+
+
+def check_same_depth(layers: Sequence[tuple[str, int]]) -> None:
+    """Check that all models, each an id and its number of layers, are equally deep.
+
+    The same hook point of models of other depths is another stage of the computation. Raises
+    :class:`ConfigError`.
+    """
+    (first_id, first), *others = layers
+    for other_id, other in others:
+        if other != first:
+            raise ConfigError(
+                f"models of one depth, to read {first_id} and {other_id} at the same hook point",
+                f"{first} and {other} layers",
+                "Compare a model with a fine-tune of it.",
             )
 
 

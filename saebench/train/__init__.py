@@ -4,7 +4,8 @@
 runs it, ``step`` holds one SAE in training, ``finished`` is what it has made, ``save`` writes that in one of
 the ``layouts``. ``streams`` and ``activity`` read the models, ``buffer`` mixes; ``columns`` and ``inputs``
 are what a trainer takes and how it scales it; ``start``, ``selection``, ``sparse`` and ``schedule`` are
-parts of a step; ``heldout``, ``history``, ``outcome`` and ``provenance`` are what is known of it.
+parts of a step; ``heldout``, ``history``, ``outcome``, ``provenance`` and ``summary`` are what is known
+of it, ``progress`` says how far it is.
 """
 
 from saebench.train.loop import TrainResult, train, train_many, train_on, train_recipes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from saebench.data import TokenStream, open_stream
 from saebench.errors import ConfigError, ModelError
@@ -24,7 +22,8 @@ from saebench.train.columns import Columns
 from saebench.train.finished import finished
 from saebench.train.history import Log, OnLog, Row, heldout_of
 from saebench.train.inputs import Inputs
-from saebench.train.outcome import check_saved, fault, may_save
+from saebench.train.outcome import check_saved, may_save
+from saebench.train.progress import Progress, announce, shown
 from saebench.train.provenance import provenance_of
 from saebench.train.recipe import Recipe
 from saebench.train.recipe_files import check_shared, load_recipes
@@ -32,6 +31,7 @@ from saebench.train.save import check_folder, check_layout, save_checkpoint
 from saebench.train.start import Weights
 from saebench.train.step import Trainer
 from saebench.train.streams import named, open_models, rows_of
+from saebench.train.summary import summary
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,13 @@ def train(
     *,
     model: LanguageModel | None = None,
     others: Sequence[LanguageModel] | None = None,
-    progress: bool | None = None,
+    progress: Progress = None,
 ) -> TrainResult:
     """Train the SAE of a recipe, and save it where the recipe says so.
 
     ``model`` and ``others`` (those of the recipe, in its order) save loading them again. ``progress``
-    shows a bar on stderr, by default where that is a terminal. Raises a :class:`SaebenchError` before
+    shows a bar on stderr, by default where that is a terminal; a function gets a line now and then
+    instead. Raises a :class:`SaebenchError` before
     training when models, data, sites or output folder cannot be used.
     """
     return train_many([recipe], model=model, others=others, progress=progress)[0]
@@ -84,7 +85,7 @@ def train_many(
     *,
     model: LanguageModel | None = None,
     others: Sequence[LanguageModel] | None = None,
-    progress: bool | None = None,
+    progress: Progress = None,
 ) -> list[TrainResult]:
     """Train several SAEs from one stream: each model runs once for all of them. See :func:`train`.
 
@@ -96,6 +97,8 @@ def train_many(
         if recipe.out:
             check_folder(recipe.out, overwrite=recipe.overwrite, layout=recipe.layout)
     shared = recipes[0]
+    if model is None:
+        announce(progress, f"loading {' and '.join((shared.model, *shared.others))}")
     models = open_models(shared, model, others)
     recipes = named(recipes, models)
     rows = rows_of(recipes, models)
@@ -104,6 +107,7 @@ def train_many(
     reading = Reading(shared, models, rows.wanted, _stream(shared, shared.data, models[0]))
     apart = _stream(shared, shared.held_out, models[0]) if shared.held_out else reading.stream
     heldout_reading = Reading(shared, models, rows.wanted, apart)
+    announce(progress, f"reading {shared.heldout_tokens:,} held-out tokens")
     heldout, n_sequences = heldout_reading.first(shared.heldout_tokens)
     skip = 0 if shared.held_out else n_sequences
     run = train_on(
@@ -145,7 +149,7 @@ def train_many(
 
 
 def train_recipes(
-    paths: Sequence[str | Path], *, overwrite: bool = False, progress: bool | None = None
+    paths: Sequence[str | Path], *, overwrite: bool = False, progress: Progress = None
 ) -> Iterator[str]:
     """Train the SAEs of one or more recipe files from one stream; yields a line about each.
 
@@ -155,18 +159,13 @@ def train_recipes(
     if overwrite:
         recipes = [replace(recipe, overwrite=True) for recipe in recipes]
     for recipe, result in zip(recipes, train_many(recipes, progress=progress), strict=True):
-        final = result.provenance["final"]
-        fve = _figure(final["fve"])
-        if sources := [value for name, value in final.items() if name.startswith("fve_")]:
-            fve += f" ({', '.join(map(_figure, sources))})"
-        broken = fault(result.history[-1])
-        warning = f" ({broken}: not usable)" if broken else ""
-        samples = result.provenance["training_samples"]
-        if samples < result.sae.cfg.d_sae:
-            warning += f" (only {samples:,} different activations: figures on them say nothing)"
-        yield (
-            f"{result.folder}: {recipe.architecture}, k {recipe.k}, {result.sae.cfg.d_sae} latents, "
-            f"held-out FVE {fve}, L0 {final['l0']:.1f}{warning}, {result.tokens_per_second:,.0f} tokens/s"
+        yield summary(
+            recipe,
+            result.provenance,
+            result.history[-1],
+            folder=result.folder,
+            d_sae=result.sae.cfg.d_sae,
+            tokens_per_second=result.tokens_per_second,
         )
 
 
@@ -177,7 +176,7 @@ def train_on(
     columns: Sequence[Columns] | None = None,
     heldout: Tensor | None = None,
     device: torch.device | str = "cpu",
-    progress: bool | None = None,
+    progress: Progress = None,
     on_log: OnLog | None = None,
 ) -> Run:
     """Train SAEs on activations given as ``chunks`` of ``[n, W]``; needs no model and no text.
@@ -196,6 +195,7 @@ def train_on(
         batch_size=shared.batch_size,
         seed=shared.shuffle_seed,
     )
+    announce(progress, f"reading the first {buffer.capacity:,} of {shared.tokens:,} tokens")
     started = time.perf_counter()
     first = buffer.fill()
     columns = [Columns.whole(first.shape[1])] * len(recipes) if columns is None else columns
@@ -207,7 +207,7 @@ def train_on(
         trainer.start(taken.of(first))
     log = Log(trainers, heldout_of(trainers, columns, heldout, device), on_log)
     stats: list[Row] = []
-    with _bar(shared.tokens, progress) as bar:
+    with shown(shared.tokens, progress, n_saes=len(recipes), started=started) as bar:
         for step, x in enumerate(buffer, start=1):
             inputs = {taken: taken.of(x) for taken in dict.fromkeys(columns)}
             stats = [
@@ -269,21 +269,12 @@ def _check_space(recipes: Sequence[Recipe], widths: Sequence[int]) -> None:
         check_folder(recipe.out, overwrite=recipe.overwrite, n_bytes=n_bytes, layout=recipe.layout)
 
 
-def _figure(fve: float | None) -> str:
-    return "not evaluable" if fve is None else f"{fve:.4f}"
-
-
 def _first_rows(chunks: Iterable[Tensor], n: int) -> Iterator[Tensor]:
     for chunk in chunks:
         yield chunk[:n]
         n -= len(chunk)
         if n <= 0:
             return
-
-
-def _bar(tokens: int, progress: bool | None) -> tqdm[Any]:
-    shown = sys.stderr.isatty() if progress is None else progress
-    return tqdm(total=tokens, disable=not shown, unit="tok", unit_scale=True, desc="training")
 
 
 def _stream(recipe: Recipe, spec: str, model: LanguageModel) -> TokenStream:

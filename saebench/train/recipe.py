@@ -80,14 +80,17 @@ class Recipe:
     """Which model is read where it is one: 0 is ``model``, 1 the first of ``others``."""
 
     sites: tuple[str, ...] = ()
-    """The hook points of a crosscoder over ``layers``, in the place of ``site``."""
+    """The hook points of a crosscoder over ``layers``, in the place of ``site``: leave ``site`` out, or
+    set ``site = ""`` in an ``[[sae]]`` table of a file that has a common ``site``."""
 
     normalization: Kind = "scale"
     """What is done to activations before training, to each source of a crosscoder apart: ``scale``
     multiplies by a factor that makes the mean norm √d; ``centre`` takes the mean out and multiplies by
     a factor that makes the root mean square of norms ``target_rms``; ``standardize`` also divides each
     dimension by its own standard deviation first. All is undone after decoding; the loss weighs
-    dimensions as they are scaled here."""
+    dimensions as they are scaled here. ``scale`` takes no mean out: where offsets make up most of the
+    norm, planted crosscoders reached a mean cosine of .93 and 75 % right classes, against .99 and 100 %
+    with ``centre`` or ``standardize``."""
 
     target_rms: float | None = None
     """Root mean square of the norms after ``centre`` or ``standardize``; √d without one. The loss grows
@@ -200,7 +203,9 @@ class Recipe:
     layout: Layout = "saebench"
     """The layout of the checkpoint: ``saebench`` (an SAE as SAELens loads it, a crosscoder in a folder
     that only saebench reads), ``dictionary_learning`` (BatchTopK SAEs and crosscoders as its forks
-    load them), or ``open_interp`` (crosscoders of two models)."""
+    load them), or ``open_interp`` (crosscoders of two models). ``saebench`` takes any ``normalization``;
+    ``dictionary_learning`` any for SAEs, ``scale`` or ``centre`` for crosscoders; ``open_interp``
+    ``scale`` alone."""
 
     overwrite: bool = False
     """Whether an existing checkpoint in ``out`` may be replaced."""

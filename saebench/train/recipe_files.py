@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -85,13 +86,21 @@ def check_shared(recipes: tuple[Recipe, ...]) -> None:
                     "Train SAEs that differ in this in runs of their own.",
                 )
     _check_all_read(recipes)
-    folders = [recipe.out for recipe in recipes if recipe.out]
-    if len(set(folders)) < len(folders):
-        raise ConfigError(
-            "a folder of its own for every SAE",
-            f"the same one twice in {folders}",
-            "Set out for each SAE.",
-        )
+    _check_folders([recipe.out for recipe in recipes if recipe.out])
+
+
+def _check_folders(folders: Sequence[str]) -> None:
+    """Raise :class:`ConfigError` where a checkpoint would take the place of another, or lie inside it."""
+    real = [Path(os.path.realpath(folder)) for folder in folders]
+    for number, one in enumerate(real):
+        for earlier, other in enumerate(real[:number]):
+            if one == other or one in other.parents or other in one.parents:
+                how = "are the same" if one == other else "lie one in the other"
+                raise ConfigError(
+                    "a folder of its own for every SAE",
+                    f"{folders[earlier]!r} and {folders[number]!r} {how}",
+                    "Set out for each SAE.",
+                )
 
 
 def _check_all_read(recipes: tuple[Recipe, ...]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from saebench.errors import ConfigError, ModelError, SiteError
 from saebench.models import LanguageModel, locate
-from saebench.models.tokens import check_same_vocabulary
+from saebench.models.tokens import check_same_depth, check_same_vocabulary
 from saebench.sae import Source
 from saebench.sites import Site, parse_site
 from saebench.train.columns import Columns
@@ -56,6 +56,7 @@ def open_models(
             for one in found
         ]
         _check_tokens(tokenizers)
+        check_same_depth([(one.id, one.n_layers) for one in found])
     return [
         one
         if isinstance(one, LanguageModel)

@@ -94,8 +94,9 @@ def test_a_recipe_file_says_how_well_each_source_is_explained(pair, tmp_path):
     (tmp_path / "recipe.toml").write_text("\n".join(lines))
     (line,) = train_recipes([tmp_path / "recipe.toml"], progress=False)
     final = load_sae(tmp_path / "cc").cfg.provenance["saebench"]["final"]
-    shown = f"held-out FVE {final['fve']:.4f} ({final['fve_0']:.4f}, {final['fve_1']:.4f})"
-    assert shown in line
+    shown = f"held-out FVE {final['fve']:.4f}, FVE of model 0 {final['fve_0']:.4f}"
+    assert f"{shown}, of model 1 {final['fve_1']:.4f}, L0 " in line
+    assert f"cc: crosscoder of models 0 and 1 at {settings['site']}, batchtopk, k " in line
 
 
 def test_a_layout_without_a_place_for_the_site_is_refused_before_training(pair, tmp_path):

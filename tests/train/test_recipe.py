@@ -115,7 +115,9 @@ def test_several_saes_change_keys_of_one_recipe(toml):
     ("lines", "complaint"),
     [
         ("[[sae]]\nseed = 1\n[[sae]]\nbatch_size = 9\n", "batch_size"),
-        ("[[sae]]\nout = 'a'\n[[sae]]\nout = 'a'\n", "twice"),
+        ("[[sae]]\nout = 'a'\n[[sae]]\nout = 'a'\n", "'a' and 'a' are the same"),
+        ("[[sae]]\nout = 'a'\n[[sae]]\nout = 'b/../a/'\n", "are the same"),
+        ("[[sae]]\nout = 'a/b'\n[[sae]]\nout = 'a'\n", "lie one in the other"),
         ("[[sae]]\nsed = 1\n", "seed"),
     ],
 )

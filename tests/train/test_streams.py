@@ -9,7 +9,7 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from saebench.data import open_stream
-from saebench.errors import ConfigError, ModelError, SiteError
+from saebench.errors import ConfigError, ModelError
 from saebench.models import LanguageModel
 from saebench.train import train, train_many
 from saebench.train.activity import Reading
@@ -150,9 +150,9 @@ class TestModelsThatDoNotFit:
         first, second = train_many(recipes, model=pair.base, others=[other], progress=False)
         assert (first.sae.cfg.d_in, second.sae.cfg.d_in) == (WIDTH, 2 * WIDTH)
 
-    def test_lack_a_layer_and_are_named(self, pair):
+    def test_have_other_depths_and_are_named(self, pair):
         other = other_model(pair, layers=1)
-        with pytest.raises(SiteError, match=rf"{SITES[1]} of model 1 \(other\).*1 layer"):
+        with pytest.raises(ConfigError, match=r"one depth, .* and other at .*: 3 and 1 layers"):
             train(pair.recipe(reads="models"), model=pair.base, others=[other])
 
     def test_are_the_same_model_twice(self, pair):
