@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def test_identical_models_are_exactly_equivalent_where_the_shift_varies(runs):
         assert columns["logit_cosine"][i] == pytest.approx(1, abs=1e-5)
     assert record.get("causal_equivalence").value == 1
     assert record.get("causal_over_random").value == 0
-    assert "give as much" in section(record)
+    assert "give as much, within ±0.05" in section(record)
 
 
 def test_a_row_of_zero_in_one_model_is_undefined_and_not_zero(runs):
@@ -154,8 +155,8 @@ def test_batches_have_no_influence(runs, monkeypatch):
 def test_ablations_are_those_of_plain_hooks_in_each_model(runs, monkeypatch):
     seen: dict[str, Any] = {}
 
-    def watched(models, batches, sites, probes, arms):
-        found = real(models, batches, sites, probes, arms)
+    def watched(models, batches, sites, probes, arms, **more):
+        found = real(models, batches, sites, probes, arms, **more)
         seen.update(probes=probes, arms={arm.name: arm for arm in arms}, found=found)
         seen["ids"] = {
             int(number): row
@@ -230,14 +231,52 @@ def test_latents_of_one_model_are_ablated_there_and_have_no_equivalence(runs, na
     assert record.get("causal_tested").value is None
     text = section(record)
     assert "more than a random direction of equal norm" in text
-    by_chance = record.get("causal_effect_over_random").low <= 0.5
-    assert ("no more than chance would have it" in text) == by_chance
+    above = record.get("causal_effect_over_random")
+    assert ("not told apart from the half that chance" in text) == (above.low <= 0.5 <= above.high)
+    assert ("less than chance would have it" in text) == (above.high < 0.5)
     assert csv_text(record).startswith("latent,class,norm,")
     (row,) = (row for row in found["selection"] if row["class"] == "all")
     assert row["n_tested"] == min(row["n_enough"], QUICK["max_latents"])
     assert len(found["latents"]["latent"]) == row["n_tested"]
     assert "| all |" in text
     assert ("random sample" in text) == (row["n_enough"] > QUICK["max_latents"])
+
+
+@pytest.mark.parametrize("name", ["sae", "model-crosscoder", "unscaled-crosscoder", "difference"])
+def test_a_stream_that_changed_between_the_passes_is_refused(runs, monkeypatch, capsys, name):
+    real = ablations.shifts
+
+    def changed(models, batches, *rest, **more):
+        return real(models, (replace(b, ids=b.ids.flip(0)) for b in batches), *rest, **more)
+
+    options = ("--suite=causal", GATE, *protocol())
+    monkeypatch.setattr(ablations, "shifts", changed)
+    code = runs.command(name, *options, out=f"{name}-changed")
+    if name == "difference":
+        # the model that is subtracted is not ablated: its activations, and so the codes, are not there
+        assert code == OK
+        return
+    assert code not in (OK, FAILED)
+    assert "codes differ" in capsys.readouterr().err
+
+
+def test_the_codes_of_the_stream_itself_are_those_of_the_pass(runs, monkeypatch):
+    seen = []
+    real = ablations.shifts
+
+    def watched(models, batches, sites, probes, arms, *, encode):
+        def compared(activations, latents):
+            found = encode(activations, latents)
+            seen.append((found, latents))
+            return found
+
+        return real(models, batches, sites, probes, arms, encode=compared)
+
+    monkeypatch.setattr(ablations, "shifts", watched)
+    part(runs, "unscaled-crosscoder", "estimated")
+    ((found, latents),) = seen
+    assert found.shape == latents.shape
+    assert (found > 0).all()
 
 
 APART = {

@@ -211,7 +211,13 @@ def test_without_labelled_text_the_runs_own_is_measured_in_the_main_pass(world):
     record = measured(run)["diff"]
     assert record.passes == {}
     assert record.get("diff_fve").n_tokens == run.stream.tally().n_counted
-    for name in ("diff_fve_fire", "diff_fve_matched", "diff_f1", "diff_prompt_auroc"):
+    for name in (
+        "diff_fve_fire",
+        "diff_fve_fire_matched",
+        "diff_fve_matched",
+        "diff_f1",
+        "diff_prompt_auroc",
+    ):
         assert "text = in [difference]" in record.get(name).reason
     assert record.details["difference"]["text"] == {"own": True}
     assert "conditions" in record.details["difference"]
@@ -230,9 +236,31 @@ def test_prompts_without_a_fire_token_name_the_empty_subset(world):
     text = str(write_prompts(world.folder / "no-fire.jsonl", rows))
     record = measured(prepared(world, text=text, out="no-fire"))["diff"]
     assert record.get("diff_fve_fire").reason == "no prompt has a span of fire tokens"
-    assert record.get("diff_fve_matched").reason == "no prompt has a span of fire tokens"
+    for name in ("diff_fve_fire_matched", "diff_fve_matched"):
+        assert record.get(name).reason == "no prompt has a span of fire tokens"
     assert record.get("diff_recall").reason == "no prompt has a span of fire tokens"
     assert record.get("diff_fve").value is not None
+
+
+def test_fire_tokens_and_their_counterparts_are_as_many_with_norms_as_large(world):
+    rows = prompt_rows(240)
+    for row in rows:  # the last word of every prompt gives the answer
+        row["answer"] = [[row["text"].rindex(" ") + 1, len(row["text"])]]
+    text = str(write_prompts(world.folder / "many.jsonl", rows))
+    record = measured(prepared(world, text=text, out="many"))["diff"]
+    table = {one["name"]: one for one in record.details["difference"]["table"]}
+    paired, others = table["fire_matched"], table["matched"]
+    assert 10 <= paired["n_tokens"] == others["n_tokens"] <= table["fire"]["n_tokens"]
+    assert paired["mean_norm"] == pytest.approx(others["mean_norm"], rel=0.05)
+    for name, one in (("diff_fve_fire_matched", paired), ("diff_fve_matched", others)):
+        assert value(record, name) == one["fve"]["value"] is not None
+        assert record.get(name).n_tokens == paired["n_tokens"]
+
+
+def test_few_fire_tokens_have_no_counterparts(found):
+    reason = found["diff"].get("diff_fve_matched").reason
+    assert "of 6 fire tokens have a counterpart" in reason
+    assert found["diff"].get("diff_fve_fire_matched").reason == reason
 
 
 def test_fire_tokens_that_are_cut_off_say_so(world, prompts):
@@ -253,6 +281,8 @@ def test_documents_are_resampled_and_halved_whole(world, prompts, found):
     assert (fve.low, fve.high) != (before.low, before.high)
     assert "over documents" in fve.interval
     assert "over sequences" in before.interval
+    assert details["latents"]["n_documents"] == {"choosing": 3, "judging": 3}
+    assert found["diff"].details["difference"]["latents"]["n_documents"] == {}
     assert details["latents"]["prompts_of_condition"] == dict.fromkeys(
         ("clean", "mismatch", "poison", "single"), 3
     )

@@ -5,8 +5,8 @@ model runs once more over those sequences, and hundreds of ablations of one sequ
 together.
 """
 
-from saebench.causal.ablation import shifts
+from saebench.causal.ablation import Encode, shifts
 from saebench.causal.contexts import ContextIndex
 from saebench.causal.probes import Arm, Probes, Shifts
 
-__all__ = ["Arm", "ContextIndex", "Probes", "Shifts", "shifts"]
+__all__ = ["Arm", "ContextIndex", "Encode", "Probes", "Shifts", "shifts"]

@@ -164,7 +164,9 @@ class _Run:
         }
         expected = self.probes.code[chosen]
         found = encode(activations, self.probes.latent[chosen]).double().cpu().numpy()
-        off = np.abs(found - expected) > CODE_TOLERANCE * np.abs(expected)
+        # the rounding of a small code is that of the activation, not of the code
+        scale = np.maximum(np.abs(expected), np.median(np.abs(expected)))
+        off = np.abs(found - expected) > CODE_TOLERANCE * scale
         if off.mean() > CODE_TOLERANCE:
             worst = np.abs(found - expected).argmax()
             raise DataError(

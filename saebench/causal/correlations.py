@@ -6,9 +6,7 @@ hold one. A correlation that is not defined is not a number, never 0. Equal rows
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -105,21 +103,6 @@ def residuals(x: Floats, basis: Sequence[Floats], there: Bools) -> Floats:
     left = _without(whole, basis)
     kept = np.sqrt((left**2).sum(-1)) > EXPLAINED * np.sqrt((whole**2).sum(-1))
     return np.where(kept[..., None], left, 0.0)
-
-
-def fisher_interval(
-    r: npt.ArrayLike, n: npt.ArrayLike, *, covariates: int = 0, level: float = 0.95
-) -> tuple[Floats, Floats]:
-    """The interval of Pearson's r over ``n`` pairs, by Fisher's z: ``tanh(artanh r ± q/√(n − 3 − c))``.
-
-    Not a number with ``n ≤ 3 + covariates``. It holds for pairs that are normal, which divergences are
-    not. Source: Fisher 1921, On the probable error of a coefficient of correlation.
-    """
-    r, free = np.asarray(r, dtype=np.float64), np.asarray(n, dtype=np.float64) - 3 - covariates
-    with np.errstate(divide="ignore", invalid="ignore"):
-        reach = NormalDist().inv_cdf((1 + level) / 2) / np.sqrt(np.where(free > 0, free, math.nan))
-        z = np.arctanh(r)
-        return np.tanh(z - reach), np.tanh(z + reach)
 
 
 def _without(x: Floats, basis: Sequence[Floats]) -> Floats:

@@ -16,7 +16,6 @@ import numpy as np
 from saebench.causal.correlations import (
     Bools,
     Floats,
-    fisher_interval,
     partial,
     partial_spearman,
     pearson,
@@ -80,8 +79,8 @@ class Equivalence:
     """What two models do when a latent is ablated in both; every array is ``[L]``, NaN where undefined.
 
     ``forward`` is of KL(clean‖ablated), ``reverse`` of KL(ablated‖clean), ``nulls`` by arm. ``bounds`` are
-    95 % intervals by statistic: bootstrap over probes, and Fisher's z for ``fisher``. ``effect`` is the mean
-    KL(clean‖ablated) by arm and model. ``reasons`` say why there is no Pearson's r, "" where there is one.
+    95 % intervals by statistic, bootstrap over probes. ``effect`` is the mean KL(clean‖ablated) by arm and
+    model. ``reasons`` say why there is no Pearson's r, "" where there is one.
     """
 
     latent: Ints
@@ -122,12 +121,8 @@ class Equivalence:
             "pearson": pearson_bounds(a, b, there & enough[:, None], **options),
             "spearman": spearman_bounds(a, b, there & enough[:, None], **options),
             "partial_log": partial_bounds(log_a, log_b, log_code, log & enough[:, None], **options),
-            "fisher": fisher_interval(forward.values["pearson"], table.n_probes),
         }
-        bounds = {
-            name: _where_defined(pair, forward.values["pearson" if name == "fisher" else name])
-            for name, pair in found.items()
-        }
+        bounds = {name: _where_defined(pair, forward.values[name]) for name, pair in found.items()}
         return cls(
             table.latent,
             table.n_probes,

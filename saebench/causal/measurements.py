@@ -57,7 +57,9 @@ def of_pair(found: PairResult, *, n_tokens: int, n_sequences: int) -> dict[str, 
         estimate = found.classes.get(name, {}).get("pearson")
         reason = NO_LATENT.format(name=name.replace("_", "-"))
         values[f"equivalence_{name}"] = _measurement(f"equivalence_{name}", estimate, reason, size)
-    values["gap_share"] = _measurement("gap_share", found.gap_share, no_shared, size)
+    gaps = {"gap_share": found.gap_share, "gap_share_point": found.gap_share_point}
+    for name, estimate in gaps.items():
+        values[name] = _measurement(name, estimate, no_shared, size)
     values["cosine_correlation"] = _measurement(
         "cosine_correlation",
         found.cosine_correlation,

@@ -29,6 +29,7 @@ SHARED = "shared"
 DIGITS = 6
 HALF, HIGH = 0.5, 0.9
 COMPARED = ("pearson", "spearman", "log", "partial_log")  # statistics that nulls have columns of
+SURE_BY = ("pearson", "spearman")  # whose whole intervals have to be below the limit in a sure gap
 DIFFERENCES = ("pearson", "partial_log")  # those that are set against the nulls latent by latent
 
 
@@ -150,18 +151,40 @@ class PairResult:
         )
 
     @cached_property
-    def gap(self) -> Floats:
-        """1 for shared latents that are gaps, 0 for the others, ``[L]``; NaN where it is not known."""
+    def gap_point(self) -> Floats:
+        """1 for shared latents whose cosine is high and whose r is low, 0 for others, ``[L]``.
+
+        NaN where one of them is not known. Noise of the probes makes some of a latent that is no gap.
+        """
         r, cosine = self.found.forward.values["pearson"], self.latents.cosine
         known = np.isfinite(r) & np.isfinite(cosine) & (self.latents.names == SHARED)
         with np.errstate(invalid="ignore"):
             gap = (cosine > self.gap_cosine) & (r < self.gap_equivalence)
         return np.where(known, gap.astype(np.float64), np.nan)
 
+    @cached_property
+    def gap(self) -> Floats:
+        """1 where the intervals of r and of ρ lie below the limit, too, so that noise is no explanation.
+
+        Both, since Pearson's alone covers too little where shifts have heavy tails; an interval that is not
+        defined shows nothing. ``[L]``, as :attr:`gap_point`.
+        """
+        below = np.ones(len(self.gap_point), dtype=bool)
+        for name in SURE_BY:
+            high = self.found.bounds[name][1]
+            with np.errstate(invalid="ignore"):
+                below &= high < self.gap_equivalence
+        return np.where(np.isfinite(self.gap_point), self.gap_point * below, np.nan)
+
     @property
     def gap_share(self) -> Estimate:
-        """The share of shared latents that are gaps."""
+        """The share of shared latents that are gaps for sure: whole intervals are below the limit."""
         return summary.share(self.gap)
+
+    @property
+    def gap_share_point(self) -> Estimate:
+        """The share of shared latents whose r is below the limit, noise included."""
+        return summary.share(self.gap_point)
 
     @property
     def cosine_correlation(self) -> Estimate:
@@ -175,18 +198,21 @@ class PairResult:
         )
 
     def gaps(self) -> dict[str, Any]:
-        """The gaps, lowest r first, and those whose whole interval is below the limit; plain JSON."""
-        r, high = self.found.forward.values["pearson"], self.found.bounds["pearson"][1]
-        rows = np.flatnonzero(self.gap == 1)
-        rows = rows[np.lexsort((self.latents.latent[rows], r[rows]))]
+        """Latents whose r is below the limit, the sure gaps first and lowest r first, and which are sure.
+
+        Plain JSON.
+        """
+        r = self.found.forward.values["pearson"]
+        rows = np.flatnonzero(self.gap_point == 1)
+        rows = rows[np.lexsort((self.latents.latent[rows], r[rows], self.gap[rows] != 1))]
+        sure = rows[self.gap[rows] == 1]
         with np.errstate(invalid="ignore"):
-            sure = rows[high[rows] < self.gap_equivalence]
-            candidates = np.isfinite(self.gap) & (self.latents.cosine > self.gap_cosine)
+            candidates = np.isfinite(self.gap_point) & (self.latents.cosine > self.gap_cosine)
         return {
             "latents": self.latents.latent[rows].tolist(),
             "sure": self.latents.latent[sure].tolist(),
             "n_candidates": int(candidates.sum()),
-            "n_known": int(np.isfinite(self.gap).sum()),
+            "n_known": int(np.isfinite(self.gap_point).sum()),
             "cosine": self.gap_cosine,
             "equivalence": self.gap_equivalence,
         }

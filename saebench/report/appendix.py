@@ -10,8 +10,10 @@ from saebench.record import Record
 from saebench.report import escape
 from saebench.report.base_model import other_model
 from saebench.report.digits import count
+from saebench.report.front_matter import models_measured
 from saebench.report.places import portable, portable_command, reference
 from saebench.report.results import NAMED, documents, not_evaluated, tokens_counted
+from saebench.report.stored import mapping
 from saebench.report.table import markdown_grid
 
 MASKS = {
@@ -172,14 +174,31 @@ def _files(record: Record) -> str:
     for name, digest in sorted(checkpoint.get("files", {}).items()):
         title = f"sha256 of {escape.code_span(name, cell=True)}"
         rows.append([title, escape.code_span(digest, cell=True)])
+    rows += _base_sae(record)
     rows.append(["record", escape.code_span(record.key, cell=True)])
     rows.append(["measured", escape.markdown_cell(record.created)])
     return markdown_grid(["Checkpoint", ""], rows)
 
 
+def _base_sae(record: Record) -> list[list[str]]:
+    """The SAE of the base model that a difference SAE was compared with, as far as it is known."""
+    baselines = mapping(mapping(record.details.get("difference")).get("baselines"))
+    found = mapping(baselines.get("base_sae"))
+    named = (("base SAE", "sae"), ("base SAE commit", "commit"), ("base SAE digest", "digest"))
+    return [
+        [title, escape.code_cell(portable(found[key]))] for title, key in named if found.get(key)
+    ]
+
+
 def _environment(record: Record) -> str:
+    models = models_measured(record)
+    numbered = [f"model {n}" for n in range(len(models))] if len(models) > 1 else ["model"]
     rows = []
-    for title, part in (("model", record.model), ("data", record.data)):
+    for title, part in (
+        *zip(numbered, models, strict=True),
+        ("data", record.data),
+        ("labelled prompts", _prompts(record)),
+    ):
         for key, value in sorted(part.items()):
             if isinstance(value, str) and value:
                 rows.append(
@@ -189,6 +208,18 @@ def _environment(record: Record) -> str:
     if versions:
         rows.append(["versions", escape.markdown_cell(", ".join(versions), 400)])
     return markdown_grid(["Model, data and software", ""], rows)
+
+
+def _prompts(record: Record) -> Mapping[str, Any]:
+    """What identifies the labelled prompts of the difference suite; empty without any."""
+    text = mapping(mapping(record.details.get("difference")).get("text"))
+    if text.get("own", True):
+        return {}
+    data = mapping(text.get("data"))
+    return {
+        **{key: data.get(key) for key in ("spec", "tokenizer", "digest")},
+        "digest with labels": text.get("digest"),
+    }
 
 
 def _grouped(records: Sequence[Record], text: Any) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from saebench.record import Record
+from saebench.report.causal_stored import items
 from saebench.report.causal_table import Rows, rows_of
 from saebench.report.digits import count
 from saebench.report.plot_style import (
@@ -51,11 +52,11 @@ def plot(record: Record) -> bytes:
 def caption(record: Record) -> str:
     """What the plot shows, in a sentence for those who do not see it."""
     found = mapping(record.details.get("causal"))
-    gaps = mapping(found.get("gaps")).get("latents")
-    n = len(gaps) if isinstance(gaps, list | tuple) else 0
+    gaps = mapping(found.get("gaps"))
+    n, sure = (len(items(gaps.get(key))) for key in ("latents", "sure"))
     return (
         f"Cosine of both decoder rows against the correlation of both models' shifts, "
-        f"{count(len(_dots(found)))} latents; {count(n)} in the region of gaps"
+        f"{count(len(_dots(found)))} latents; {count(n)} in the region of gaps, {count(sure)} for sure"
     )
 
 
@@ -137,9 +138,8 @@ def _gap_region(axes: Axes, gaps: Mapping[str, Any], low: float) -> None:
         color="#f3e3d8",
         zorder=0,
     )
-    listed = gaps.get("latents")
-    n = len(listed) if isinstance(listed, list | tuple) else 0
-    words = f"{count(n)} gap{'' if n == 1 else 's'}"
+    n, sure = (len(items(gaps.get(key))) for key in ("latents", "sure"))
+    words = f"{count(n)} below, {count(sure)} for sure"
     axes.annotate(
         words,
         (1 + MARGIN, limit),

@@ -7,7 +7,7 @@ from typing import Any
 
 from saebench.record import Record
 from saebench.report import escape
-from saebench.report.digits import count, number_or_dash
+from saebench.report.digits import count, estimate, number_or_dash
 from saebench.report.stored import mapping
 from saebench.report.table import markdown_grid
 
@@ -38,7 +38,7 @@ def section(record: Record) -> str:
         _counts(found),
         _stored_units(found),
         _classes(found),
-        _scaling(mapping(found.get("scaling"))),
+        _scaling(record, found),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -123,11 +123,11 @@ def _classes(found: Mapping[str, Any]) -> str:
     for name, title in CLASSES.items():
         one = mapping(classes.get(name))
         n, norms, cosine = _n(classes, name), mapping(one.get("norms")), mapping(one.get("cosine"))
-        share = (
-            number_or_dash(n / alive) if isinstance(n, int) and alive and name != "dead" else "–"
-        )
+        if n == 0:
+            continue
+        share = _percent(n / alive) if isinstance(n, int) and alive and name != "dead" else "–"
         both = f"{number_or_dash(norms.get('base'))} / {number_or_dash(norms.get('chat'))}"
-        above = [number_or_dash(cosine.get(key)) for key in ("above_0_7", "above_0_9")]
+        above = [_percent(cosine.get(key)) for key in ("above_0_7", "above_0_9")]
         rows.append(
             [title, _count(n), share, both, _cosine(cosine, n), *above, _count(one.get("firings"))]
         )
@@ -141,13 +141,14 @@ def _cosine(cosine: Mapping[str, Any], n: object) -> str:
     quartiles = _items(cosine.get("quartiles"))
     if len(quartiles) != 2:
         return "–"
-    low, high = (number_or_dash(edge) for edge in quartiles)
+    low, high = (_ratio(edge) for edge in quartiles)
     some = f" of {_count(cosine.get('n'))}" if cosine.get("n") != n else ""
-    return f"{number_or_dash(cosine.get('median'))} [{low}, {high}]{some}"
+    return f"{_ratio(cosine.get('median'))} [{low}, {high}]{some}"
 
 
-def _scaling(scaling: Mapping[str, Any]) -> str:
+def _scaling(record: Record, found: Mapping[str, Any]) -> str:
     """Ratios of latent scaling by class, candidates for artefacts, what is undefined, and the control."""
+    scaling = mapping(found.get("scaling"))
     if not mapping(scaling.get("classes")):
         reason = scaling.get("reason")
         return f"Latent scaling was not measured: {escape.markdown_text(reason)}." if reason else ""
@@ -166,17 +167,29 @@ def _scaling(scaling: Mapping[str, Any]) -> str:
             *(_pair(mapping(one.get(f"beta_{target}"))) for target in ("error", "activation")),
         ]
         for title, one in sets.items()
+        if one.get("n")
     ]
     header = ["Latents", "n", "ν^ε", "ν^r", "β error, base / chat", "β activation, base / chat"]
-    table = markdown_grid(header, rows, right=range(1, len(header)))
+    table = markdown_grid(header, rows, right=range(1, len(header))) if rows else ""
     how = (
         "Latent scaling (arXiv 2504.02922), medians: β fits the chat direction of a latent, times its code, "
         "to each model, and ν is β(base) / β(chat). ν^ε fits what the crosscoder misses without the latent, "
         "ν^r what it writes: near 0 the latent is the chat model's own, near 1 the base model has it too."
     )
-    notes = [_candidates(mapping(scaling.get("candidates")), limits), _undefined(scaling)]
-    notes.append(_control(mapping(scaling.get("control"))))
-    return f"{how}\n\n{table}\n\n{' '.join(note for note in notes if note)}".rstrip()
+    candidates = mapping(scaling.get("candidates"))
+    notes = [_none(found, candidates), _candidates(record, candidates, limits)]
+    notes += [_undefined(scaling), _control(mapping(scaling.get("control")))]
+    parts = [how, table, " ".join(note for note in notes if note)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _none(found: Mapping[str, Any], candidates: Mapping[str, Any]) -> str:
+    """That there is nothing to tell from artefacts, where so."""
+    if _n(mapping(found.get("classes")), "chat_only") == 0:
+        return "No latent is the chat model's alone by these norms."
+    if candidates.get("n") == 0 and not candidates.get("left_out"):
+        return "No chat-only latent has both ratios."
+    return ""
 
 
 def _pair(beta: Mapping[str, Any]) -> str:
@@ -188,17 +201,45 @@ def _ratio(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, int | float) else "–"
 
 
-def _candidates(found: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
-    if not found.get("n"):
-        return ""
-    error, written = (number_or_dash(limits.get(key)) for key in ("error", "reconstruction"))
-    return (
-        f"Of {_count(found.get('n'))} chat-only latents with both ratios, "
-        f"{_count(found.get('chat_specific'))} are specific to the chat model (ν^ε < {error} and ν^r < "
-        f"{written}); {_count(found.get('complete_shrinkage'))} may be complete shrinkage (ν^ε ≥ {error}), "
-        f"{_count(found.get('latent_decoupling'))} latent decoupling (ν^r ≥ {written}), "
-        f"{_count(found.get('both'))} of them both."
+def _percent(share: object) -> str:
+    return f"{100 * share:.1f} %" if isinstance(share, int | float) else "–"
+
+
+def _candidates(record: Record, found: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
+    """Counts and shares of the chat-only latents, and what the intervals of the shares are about."""
+    left_out = (
+        f"{_count(found.get('left_out'))} chat-only latents are left out: a scaling of theirs in the chat "
+        "model is below 0."
+        if found.get("left_out")
+        else ""
     )
+    if not found.get("n"):
+        return left_out
+    error, written = (number_or_dash(limits.get(key)) for key in ("error", "reconstruction"))
+    specific, shrunk, decoupled = (
+        _of(record, found, name)
+        for name in ("chat_specific", "complete_shrinkage", "latent_decoupling")
+    )
+    said = (
+        f"Of {_count(found.get('n'))} chat-only latents with both ratios, {specific} are specific to the "
+        f"chat model (|ν^ε| < {error} and |ν^r| < {written}); {shrunk} may be complete shrinkage "
+        f"(|ν^ε| ≥ {error}), {decoupled} latent decoupling (|ν^r| ≥ {written}), "
+        f"{_count(found.get('both'))} of them both. Intervals are about the texts: on others these latents "
+        "could cross a limit. Which latents there are is taken as given."
+    )
+    return f"{said} {left_out}".rstrip()
+
+
+def _of(record: Record, found: Mapping[str, Any], name: str) -> str:
+    """A count, and its share with interval, of how many where these are not all."""
+    metric, number = f"cc_{name}", _count(found.get(name))
+    share = _estimate(record, metric)
+    if share == "–":
+        return number
+    measurement = record.get(metric)
+    of = measurement.detail.get("of") if measurement is not None else None
+    some = f" of {_count(of)} drawn" if of is not None and of != found.get("n") else ""
+    return f"{number} ({share}{some})"
 
 
 def _undefined(scaling: Mapping[str, Any]) -> str:
@@ -228,10 +269,8 @@ def _estimate(record: Record, metric: str) -> str:
     found = record.get(metric)
     if found is None or found.value is None:
         return "–"
-    value = number_or_dash(found.value)
-    if found.low is None or found.high is None:
-        return value
-    return f"{value} [{number_or_dash(found.low)}, {number_or_dash(found.high)}]"
+    value, bounds = estimate(found)
+    return f"{value} {bounds}".rstrip()
 
 
 def _n(classes: Mapping[str, Any], name: str) -> object:

@@ -8,6 +8,7 @@ from typing import Any
 from saebench.record import Record
 from saebench.report import escape
 from saebench.report.digits import count, number_or_dash
+from saebench.report.places import portable
 from saebench.report.stored import mapping
 from saebench.report.table import markdown_grid
 
@@ -17,7 +18,8 @@ SUBSETS = {
     "fire": "Fire tokens",
     "decision": "Decision tokens",
     "answer": "Answer tokens",
-    "matched": "Others with norms as fire tokens",
+    "fire_matched": "Fire tokens with a counterpart",
+    "matched": "Their counterparts",
     "top": "Largest ‖δ‖",
     "rest": "The rest",
     "bottom": "Smallest ‖δ‖",
@@ -28,6 +30,7 @@ BASELINES = {
     "base_sae": "Base SAE: dec(f(x₁)) − dec(f(x₀))",
     "random": "Random directions, least squares",
 }
+FEW_DOCUMENTS = 30
 SHARES = {"top": "top", "bottom": "bottom"}  # subsets whose share of tokens the protocol says
 
 
@@ -65,10 +68,13 @@ def _intro(found: Mapping[str, Any]) -> str:
         "of them.",
         "Only FVE about the global mean adds up over a partition, weighted by the share of the variance. "
         "Tokens selected by ‖δ‖ have large denominators: their FVE is high for any reconstruction, and "
-        "fire tokens are to be read beside other tokens with the same norms.",
+        "fire tokens with a counterpart, an unlabelled token of nearly the same norm, are to be read beside "
+        "those counterparts.",
     ]
     if n := text.get("n_documents"):
-        said.insert(1, f"Intervals resample whole documents, of which there are {_count(n)}.")
+        said.insert(
+            1, f"Intervals resample whole documents, of which there are {_count(n)}{_few(n)}."
+        )
     if n := text.get("n_left_out"):
         most = _count(asked.get("max_tokens"))
         said.insert(1, f"{_count(n)} prompts beyond {most} tokens were left out at random.")
@@ -83,6 +89,12 @@ def _intro(found: Mapping[str, Any]) -> str:
     return " ".join(said)
 
 
+def _few(n: object) -> str:
+    """What to know of percentile intervals over few documents."""
+    few = isinstance(n, int | float) and n < FEW_DOCUMENTS
+    return f": with fewer than {FEW_DOCUMENTS} percentile intervals are too narrow" if few else ""
+
+
 def _subsets(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     asked = mapping(found.get("protocol"))
     body = [[_subset_name(row.get("name"), asked), *_cells(row)] for row in rows]
@@ -92,8 +104,21 @@ def _subsets(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str
         if why:
             whys.setdefault(str(why), []).append(_subset_name(row.get("name"), asked))
     missing = [f"{', '.join(names)}: {escape.markdown_text(why)}." for why, names in whys.items()]
+    missing += _unpaired(rows)
     table = markdown_grid(["Tokens", *_header()], body, right=range(1, 8))
     return "\n\n".join(part for part in (table, " ".join(missing)) if part)
+
+
+def _unpaired(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many fire tokens are left out of the comparison with counterparts, where it is made."""
+    sizes = {str(row.get("name")): row.get("n_tokens") for row in rows}
+    every, paired = sizes.get("fire"), sizes.get("fire_matched")
+    if not isinstance(every, int) or not isinstance(paired, int) or not 0 < paired < every:
+        return []
+    return [
+        f"{_count(every - paired)} of {_count(every)} fire tokens have no counterpart: no other token "
+        "without a label is left that has such a norm."
+    ]
 
 
 def _without_value(figure: Mapping[str, Any]) -> object:
@@ -135,23 +160,22 @@ def _baselines(found: Mapping[str, Any]) -> str:
     names = [name for name in BASELINES if mapping(found.get(name))]
     if not names:
         return ""
-    columns = ("all", "fire", "matched", "top", "bottom")
+    columns = ("all", "fire", "fire_matched", "matched", "top", "bottom")
     body = []
     for name in names:
         one = mapping(found.get(name))
         words = BASELINES[name] + (f", k = {_count(one['k'])}" if "k" in one else "")
         body.append([words, *(shown(one.get(column)) for column in columns)])
-    table = markdown_grid(["FVE of", *(SUBSETS[c] for c in columns)], body, right=range(1, 6))
+    table = markdown_grid(["FVE of", *(SUBSETS[c] for c in columns)], body, right=range(1, 7))
     notes = []
     base, sample = (
         mapping(found.get("base_sae")),
         mapping(mapping(found.get("random")).get("sample")),
     )
     if base:
-        notes.append(
-            f"The base SAE is {escape.code_span(base.get('sae'))}, {number_or_dash(base.get('l0'))} latents "
-            "a token on either side."
-        )
+        named = escape.code_span(portable(base.get("sae")))
+        l0 = number_or_dash(base.get("l0"))
+        notes.append(f"The base SAE is {named}, {l0} latents a token on either side.")
         notes += [f"{escape.markdown_text(note)}." for note in _items(base.get("notes"))]
     if sample:
         notes.append(
@@ -179,19 +203,25 @@ def _latents(found: Mapping[str, Any]) -> str:
             for name in ("f1", "precision", "recall", "prompt_auroc")
         ]
         body.append([*cells, *(_count(on.get(name)) for name in conditions)])
-    n = mapping(found.get("n_prompts"))
     best = mapping(found.get("best"))
     scored = ", ".join(
         f"{words} {shown(best.get(name))}"
         for name, words in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
     )
     return (
-        f"The latents most specific to fire tokens, chosen by F1 on {_count(n.get('choosing'))} prompts and "
-        f"judged on {_count(n.get('judging'))} others, where the best one has {scored}. Every other counted "
+        f"The latents most specific to fire tokens, chosen by F1 on {_half(found, 'choosing')} and judged on "
+        f"{_half(found, 'judging')}, where the best one has {scored}. Every other counted "
         "token is a negative. The last columns count the prompts of each condition in which the latent "
         "fires before the answer: one that stands for the conjunction stays silent on single words and "
         f"mismatched pairs.\n\n{markdown_grid(header, body, right=range(len(header)))}"
     )
+
+
+def _half(found: Mapping[str, Any], name: str) -> str:
+    """The prompts of a half, and their documents where these are known."""
+    prompts, documents = (mapping(found.get(key)).get(name) for key in ("n_prompts", "n_documents"))
+    of = "" if documents is None else f" of {_count(documents)} documents"
+    return f"{_count(prompts)} prompts{of}"
 
 
 def shown(figure: object) -> str:

@@ -18,6 +18,8 @@ from saebench.report.stored import mapping
 from saebench.report.table import markdown_grid
 
 OURS = "saebench"  # the key under which our trainer says how it trained
+ONE_RUN = "there is one training run per k, so the variation from run to run is not in the interval"
+FIXED_MEAN = "Intervals of gains hold the mean of δ at that of all tokens."
 FEWEST = 3  # points that make a sweep: fewer have no two gains to compare
 Key = tuple[Any, ...]
 
@@ -197,7 +199,7 @@ def _one_sweep(members: Sequence[Record], tokens: int | None, *, named: bool) ->
         if tokens is None
         else ""
     )
-    return f"{budget}{table}\n\n{verdict(found)}{caution}"
+    return f"{budget}{table}\n\n{verdict(found, stated=tokens is not None)}{caution}"
 
 
 def _gain(step: Step) -> str:
@@ -206,23 +208,32 @@ def _gain(step: Step) -> str:
     return f"{step.gain:.4f}{bounds}"
 
 
-def verdict(found: Sweep) -> str:
-    """Whether there is an elbow, and which points stand out, in sentences."""
-    said = []
-    for step in found.steps:
-        if step.stands_out:
-            said.append(
-                f"The gain from k = {number_or_dash(step.before.k)} to {number_or_dash(step.after.k)} "
-                "exceeds those before and after it by more than the interval: was "
-                f"{escape.code_span(step.after.name)} trained with another budget?"
-            )
+def verdict(found: Sweep, *, stated: bool) -> str:
+    """Whether there is an elbow, and which points stand out, in sentences.
+
+    ``stated`` says that all points are known to be trained on the same number of tokens.
+    """
     if len(found.points) < FEWEST:
         return "Two points have one gain: an elbow would take three."
     rule = "the gain per doubling after k is less than half of that before, and its interval excludes half"
     if found.elbows:
         where = ", ".join(number_or_dash(k) for k in found.elbows)
-        return " ".join([f"Elbow at k = {where}: {rule}.", *said])
-    return " ".join([f"No elbow: at no k is it so that {rule}.", *said])
+        said = [f"Elbow at k = {where}: {rule}; {ONE_RUN}."]
+    else:
+        said = [f"No elbow: at no k is it so that {rule}; {ONE_RUN}."]
+    said += [_outstanding(step, stated) for step in found.steps if step.stands_out]
+    return " ".join([*said, FIXED_MEAN])
+
+
+def _outstanding(step: Step, stated: bool) -> str:
+    """A gain above those beside it, and what may be behind it."""
+    gain = (
+        f"The gain from k = {number_or_dash(step.before.k)} to {number_or_dash(step.after.k)} is larger than "
+        "those before and after it by more than the interval"
+    )
+    if stated:
+        return f"{gain}, which a difference between training runs can do as well."
+    return f"{gain}: was {escape.code_span(step.after.name)} trained with another budget?"
 
 
 def _count(value: object) -> str:

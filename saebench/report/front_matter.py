@@ -10,6 +10,7 @@ from saebench.record import Measurement, Record
 from saebench.report.digits import count, significant
 from saebench.report.escape import terminal
 from saebench.report.results import HEADLINES, label
+from saebench.report.stored import mapping
 
 TAGS = ("sparse-autoencoder", "mechanistic-interpretability", "saebench")
 TASK = {"type": "feature-extraction", "name": "Sparse autoencoder evaluation"}
@@ -47,8 +48,8 @@ def loads_in_saelens(record: Record) -> bool:
 def base_models(records: Sequence[Record]) -> list[str]:
     """Hub ids of the models measured on; one from local files has no id that the hub could link."""
     found = set()
-    for record in records:
-        name, revision = record.model.get("id"), record.model.get("revision")
+    for model in (model for record in records for model in models_measured(record)):
+        name, revision = model.get("id"), model.get("revision")
         if (
             isinstance(revision, str)
             and _COMMIT.fullmatch(revision)
@@ -58,13 +59,39 @@ def base_models(records: Sequence[Record]) -> list[str]:
     return sorted(found)
 
 
+def models_measured(record: Record) -> list[Mapping[str, Any]]:
+    """Every model that was run: model 0, then those beside it."""
+    others = record.model.get("others")
+    beside = others if isinstance(others, list | tuple) else ()
+    return [record.model, *(model for model in beside if isinstance(model, Mapping))]
+
+
 def card_name(records: Sequence[Record]) -> str:
     """What the card is about: the checkpoint, the one repository of all, or how many there are."""
     if len(records) == 1:
         return terminal(records[0].name, 120)
     repos = {repository(record) for record in records}
     only = repos.pop() if len(repos) == 1 else None
-    return only or f"{count(len(records))} sparse autoencoders"
+    return only or f"{count(len(records))} {_noun(records)}"
+
+
+def _noun(records: Sequence[Record]) -> str:
+    """What several checkpoints are called together: crosscoders where all are."""
+    crossed = {is_crosscoder(mapping(record.checkpoint.get("cfg"))) for record in records}
+    if len(crossed) > 1:
+        return "checkpoints"
+    return "crosscoders" if crossed == {True} else "sparse autoencoders"
+
+
+def is_crosscoder(cfg: Mapping[str, Any]) -> bool:
+    """Whether several activations are read side by side, and the same ones written."""
+    return (cfg.get("n_sources") or 1) != 1 and not writes_elsewhere(cfg)
+
+
+def writes_elsewhere(cfg: Mapping[str, Any]) -> bool:
+    """Whether what is written are other activations than those read."""
+    pairs = (("site", "site_out"), ("sites", "sites_out"))
+    return any(cfg.get(out) not in (None, [], (), cfg.get(read)) for read, out in pairs)
 
 
 def repository(record: Record) -> str | None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from saebench.record import Record
-from saebench.report import causal, causal_plot, causal_table, crosscoder, difference
+from saebench.report import (
+    causal,
+    causal_plot,
+    causal_table,
+    crosscoder,
+    difference,
+    difference_plot,
+)
 from saebench.report.crosscoder_plot import crosscoder_plot, relative_norms
 from saebench.report.difference_sweep import overview
 from saebench.report.plot_style import png
@@ -16,6 +23,7 @@ PARTS: Mapping[str, tuple[str, Callable[[Record], str]]] = {
     "causal": ("Causal effects", causal.section),
 }
 NORMS = "relative_norms"
+DIFFERENCE = "difference_fve"
 
 
 def diffing_sections(record: Record, level: str) -> list[str]:
@@ -39,6 +47,10 @@ def diffing_plots(records: Sequence[Record]) -> dict[str, tuple[str, bytes]]:
     Raises :class:`MissingExtraError` when matplotlib is not installed.
     """
     drawn: dict[str, tuple[str, bytes]] = {}
+    subtracted = [record for record in records if difference_plot.has_data(record)]
+    if subtracted:
+        words = difference_plot.caption(subtracted)
+        drawn[DIFFERENCE] = (words, png(lambda: difference_plot.difference_plot(subtracted)))
     normed = [record for record in records if relative_norms(record)]
     if normed:
         words = "Latents by the share of their decoder norm that is the second model's, by class"

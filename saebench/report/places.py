@@ -44,6 +44,11 @@ def portable(value: object) -> str:
     return _inside(text, lambda path: portable(path)) if _WORD.match(text) else text
 
 
+def portable_words(text: str) -> str:
+    """A sentence, such as ``blocks.1 of /data/model``, with each absolute path in it cut to its last name."""
+    return " ".join(portable(word) for word in text.split(" "))
+
+
 def _inside(spec: str, path: Callable[[str], str]) -> str:
     """A data spec with ``path`` applied to the files and models that it names."""
     try:

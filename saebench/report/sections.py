@@ -11,7 +11,7 @@ from saebench.record import Record
 from saebench.report import escape
 from saebench.report.base_model import regime
 from saebench.report.digits import count, number
-from saebench.report.front_matter import loads_in_saelens
+from saebench.report.front_matter import loads_in_saelens, models_measured, writes_elsewhere
 from saebench.report.parts import fake_features, probing
 from saebench.report.places import HUB, portable, reference
 from saebench.report.results import (
@@ -21,6 +21,7 @@ from saebench.report.results import (
     label,
     tokens_counted,
 )
+from saebench.report.stored import mapping
 from saebench.report.table import markdown_grid, markdown_table
 
 FACTS = (
@@ -59,6 +60,12 @@ LISTED = 8  # of a list in a cell
 ARGUMENT_LENGTH = 4_000  # of a snippet, which must not be cut inside of a text
 CENTRED = "# x centred: x - x.mean(-1, keepdim=True), as the run did"
 ESTIMATED = "estimated on "  # how the source of a fact begins that was taken from data
+# What our trainer did where all that the files hold is called affine.
+AFFINE = {
+    "scale": "mean norm scaled to √d",
+    "centre": "mean taken out, norm scaled",
+    "standardize": "mean taken out, divided by the deviation of each dimension, norm scaled",
+}
 HOW = {"user": "given by the user", "assumed": "assumed"}
 
 
@@ -79,7 +86,8 @@ def what_it_is(record: Record) -> str:
             continue
         if field == "difference":
             value = " − ".join(f"model {number}" for number in str(value).split("-"))
-        rows.append([title, _shown(value), _source(facts.get(field))])
+        shown = _shown(value) + (_affine(record) if field == "normalization" else "")
+        rows.append([title, shown, _source(facts.get(field))])
     known = {field for field, _ in FACTS} | NOT_SHOWN
     for field in sorted(set(facts) - known, key=lambda name: (name not in RULES, name)):
         fact = facts[field]
@@ -105,6 +113,16 @@ def _shown(value: object) -> str:
     return escape.code_span(portable(value), cell=True)
 
 
+def _affine(record: Record) -> str:
+    """``, from standardize: …`` of an affine normalisation that our trainer says it made."""
+    trained = mapping(mapping(record.checkpoint.get("provenance")).get("saebench"))
+    kind = mapping(trained.get("normalization")).get("kind")
+    affine = mapping(record.checkpoint.get("cfg")).get("normalization") == "affine"
+    if not affine or not isinstance(kind, str) or kind not in AFFINE:
+        return ""
+    return f", trained with {_code(kind)}: {AFFINE[kind]}"
+
+
 def how_to_load(record: Record) -> str:
     """A snippet for saebench, and one for SAELens where it can load the files."""
     cfg = record.checkpoint.get("cfg", {})
@@ -120,6 +138,7 @@ def how_to_load(record: Record) -> str:
         "",
         f"sae = load_sae({name}{given})",
         *([f"sae.calibrate({flat})  # the files lack {', '.join(lacking)}"] if lacking else []),
+        *_subtracted(record),
         *([CENTRED] if record.checkpoint.get("centred") else []),
         f"f = sae.encode(x)  # x[..., {width}] -> f[..., {cfg.get('d_sae', 'd_sae')}]",
         "y_hat = sae(x)" if writes_elsewhere(cfg) else f"x_hat = {decode}",
@@ -130,10 +149,20 @@ def how_to_load(record: Record) -> str:
     return "\n\n".join(parts)
 
 
-def writes_elsewhere(cfg: Mapping[str, Any]) -> bool:
-    """Whether what is written are other activations than those read."""
-    pairs = (("site", "site_out"), ("sites", "sites_out"))
-    return any(cfg.get(out) not in (None, [], (), cfg.get(read)) for read, out in pairs)
+def _subtracted(record: Record) -> list[str]:
+    """A comment that says which activations are subtracted from which; none without a difference."""
+    cfg = record.checkpoint.get("cfg", {})
+    sign = str(cfg.get("difference") or "").split("-")
+    if len(sign) != 2:
+        return []
+    names = cfg.get("models") or [model.get("id") for model in models_measured(record)]
+    known = {
+        str(number): f" ({escape.terminal(portable(name), 120)})"
+        for number, name in enumerate(names)
+        if name
+    }
+    of, minus = (f"model {escape.terminal(n)}{known.get(n, '')}" for n in sign)
+    return [f"# x = activations of {of} − those of {minus}"]
 
 
 def _given(record: Record) -> tuple[str, list[str]]:
@@ -219,7 +248,7 @@ def measured_on(record: Record) -> str:
     tokens = f"{count(tokens_counted(record))} tokens counted"
     if data.get("n_tokens"):
         tokens += f" of {count(data['n_tokens'])} read"
-    models = [record.model, *record.model.get("others", ())]
+    models = models_measured(record)
     names = [escape.code_span(portable(m.get("id") or "unnamed model")) for m in models]
     model = " and ".join(names)
     said = regime(record.model) or record.model.get("dtype")

@@ -11,6 +11,7 @@ from saebench.record import Record
 from saebench.report import escape
 from saebench.report.base_model import other_model
 from saebench.report.digits import count
+from saebench.report.places import portable_words
 from saebench.report.results import WORDS, Row, headline_rows, of, tally, tokens_counted, told
 
 COLUMNS = ("metric", "value", "95 % interval", "limit", "verdict", "baseline")
@@ -81,7 +82,7 @@ def reads_and_writes(record: Record) -> str:
 
 def _listed(names: Sequence[object]) -> str:
     """Some names in one line: all of a few, the ends of many."""
-    texts = [str(name) for name in names]
+    texts = [portable_words(str(name)) for name in names]
     return " + ".join(texts) if len(texts) < 4 else f"{texts[0]} … {texts[-1]} ({len(texts)})"
 
 

@@ -135,4 +135,6 @@ def _stated(value: object) -> str:
         return escape.code_cell(portable(value))
     if isinstance(value, Mapping) and all(isinstance(part, int) for part in value.values()):
         return escape.code_cell(", ".join(f"{key} {part}" for key, part in value.items()))
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return escape.code_cell(", ".join(map(portable, value)))
     return escape.code_cell(json.dumps(value, ensure_ascii=False, default=str))

@@ -5,7 +5,6 @@ import pytest
 from scipy import stats
 
 from saebench.causal.correlations import (
-    fisher_interval,
     partial,
     partial_spearman,
     pearson,
@@ -160,30 +159,3 @@ def test_ranks_are_zero_where_nothing_is_there(rows):
     found = ranks(f, there)
     assert (found[~there] == 0).all()
     assert found[0, :12].sum() == 12 * 13 / 2
-
-
-@pytest.mark.parametrize(
-    ("r", "n", "low", "high"),
-    [
-        (0.98, 8, 0.890, 0.997),
-        (0.98, 20, 0.949, 0.992),
-        (0.95, 8, 0.742, 0.991),
-        (0.95, 64, 0.919, 0.969),
-    ],
-)
-def test_fisher_intervals_are_the_known_ones(r, n, low, high):
-    found = fisher_interval(r, n)
-    assert [round(float(edge), 3) for edge in found] == [low, high]
-
-
-def test_fisher_interval_is_that_of_scipy():
-    generator = np.random.default_rng(1)
-    x, y = generator.standard_normal((2, 30))
-    result = stats.pearsonr(x, y)
-    expected = result.confidence_interval(0.95)
-    np.testing.assert_allclose(fisher_interval(result.statistic, 30), expected, rtol=1e-9)
-
-
-def test_fisher_interval_needs_more_than_three_pairs():
-    assert np.isnan(fisher_interval(0.5, 3)).all()
-    assert np.isnan(fisher_interval(0.5, 4, covariates=1)).all()

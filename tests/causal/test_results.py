@@ -1,6 +1,7 @@
 """Summaries by class, gaps, columns and measurements, from shifts made by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from saebench.causal.measurements import of_pair, of_single
 from saebench.causal.results import Effects, Latents, PairResult, rounded, summaries
 from saebench.causal.single import SingleResult
 from saebench.metrics.catalogue import CAUSAL
-from tests.causal.shift_tables import independent, probes_of, table_of
+from tests.causal.shift_tables import independent, probes_of, table_of, with_arm
 
 N = 12
 NAMES = np.array(["shared"] * 8 + ["other"] * 3 + ["base_only"])
@@ -53,17 +54,67 @@ def test_differences_from_nulls_are_taken_latent_by_latent(result):
     assert result.classes["shared"]["partial_log_over_random"].value == pytest.approx(expected)
 
 
-def test_gaps_are_shared_latents_of_high_cosine_and_low_correlation_lowest_first(result):
+def test_gaps_are_shared_latents_of_high_cosine_and_low_correlation(result):
+    result = replace(result, gap_equivalence=0.75)
     r = result.found.forward.values["pearson"]
-    expected = [j for j in range(8) if COSINE[j] > 0.7 and r[j] < 0.5]
+    expected = [j for j in range(8) if COSINE[j] > 0.7 and r[j] < 0.75]
+    highs = [result.found.bounds[name][1] for name in ("pearson", "spearman")]
+    sure = [j for j in expected if all(high[j] < 0.75 for high in highs)]
     found = result.gaps()
-    assert found["latents"] == sorted(expected, key=lambda j: r[j])
-    assert expected
+    assert found["latents"] == sorted(expected, key=lambda j: (j not in sure, r[j]))
+    assert found["sure"] == sorted(sure, key=lambda j: r[j])
+    assert 0 < len(sure) < len(expected)
     assert found["n_known"] == 7
     assert found["n_candidates"] == 5
-    high = result.found.bounds["pearson"][1]
-    assert found["sure"] == [j for j in found["latents"] if high[j] < 0.5]
-    assert result.gap_share.value == pytest.approx(len(expected) / 7)
+    assert result.gap_share.value == pytest.approx(len(sure) / 7)
+    assert result.gap_share_point.value == pytest.approx(len(expected) / 7)
+    values = of_pair(result, n_tokens=420, n_sequences=99)
+    assert values["causal_gap_share@2"].value == result.gap_share.value
+    assert values["causal_gap_share_point@1"].value == result.gap_share_point.value
+
+
+def test_sure_gaps_are_listed_before_those_of_lower_correlation(result):
+    bounds = {key: (low, top.copy()) for key, (low, top) in result.found.bounds.items()}
+    bounds["spearman"][1][2] = 0.9
+    for name in ("pearson", "spearman"):
+        bounds[name][1][1] = 0.7
+    found = replace(result, gap_equivalence=0.75, found=replace(result.found, bounds=bounds)).gaps()
+    assert (found["latents"], found["sure"]) == ([1, 2], [1])
+
+
+def test_a_sure_gap_needs_both_intervals_below_and_no_undefined_one(result):
+    (first, *_) = result.gaps()["sure"]
+    for name, high in (("pearson", 0.51), ("spearman", 0.51), ("pearson", np.nan)):
+        bounds = {key: (low, top.copy()) for key, (low, top) in result.found.bounds.items()}
+        bounds[name][1][first] = high
+        other = replace(result, found=replace(result.found, bounds=bounds))
+        assert first not in other.gaps()["sure"]
+        assert first in other.gaps()["latents"]
+        assert other.gap_share.n == result.gap_share.n
+        assert other.gap_share.value < result.gap_share.value
+
+
+def test_noise_makes_few_sure_gaps_of_latents_that_are_none():
+    from scipy import stats
+
+    n, probes, generator = 400, probes_of([40] * 400), np.random.default_rng(3)
+    x = generator.standard_normal(len(probes))
+    y = 0.6 * x + 0.8 * generator.standard_normal(len(probes))
+    a, b = (stats.gamma(2).ppf(stats.norm.cdf(side)) for side in (x, y))
+    shifts = with_arm(with_arm(independent(probes), "latent", 0, a), "latent", 1, b)
+    table = table_of(probes, shifts, n)
+    found = Equivalence.of(table, np.ones((n, 2)), min_probes=20, n_resamples=200, seed=0)
+    who = Latents(
+        np.arange(n),
+        np.full(n, "shared"),
+        np.ones((n, 2)),
+        np.ones(n),
+        np.arange(n),
+        table.n_probes,
+    )
+    result = PairResult(who, found, 20, 0.7, 0.5, 50, 0)
+    assert result.gap_share_point.value > 0.1
+    assert result.gap_share.value < 0.01
 
 
 def test_a_share_of_none_or_all_has_an_interval_with_a_width():
@@ -110,6 +161,7 @@ def test_columns_are_plain_json_of_equal_length_with_none_where_undefined(result
     assert columns["reason"][11] == "chat decoder row is 0: no shift"
     assert columns["cosine"][11] is None
     assert columns["n_probes"][:4] == [40, 40, 35, 30]
+    assert not any("fisher" in name for name in columns)
     assert all(
         len(f"{abs(v):.12g}".replace(".", "").strip("0").split("e")[0]) <= 6
         for v in columns["log"]

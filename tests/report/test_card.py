@@ -223,6 +223,32 @@ def test_provenance_has_files_digests_versions_and_the_date_of_the_record():
         assert text in card
 
 
+def test_provenance_identifies_every_model_and_the_labelled_prompts_and_the_base_sae():
+    first, second = ({"id": f"org/{name}", "digest": name * 16} for name in ("base", "chat"))
+    text = {
+        "own": False,
+        "digest": "77" * 32,
+        "data": {"spec": "/data/pair/prompts.jsonl", "digest": "88" * 32},
+    }
+    base = {"sae": "hf:org/saes@main:l2", "digest": "99" * 32, "fve": None}
+    found = {"text": text, "baselines": {"base_sae": base}}
+    card = card_of(make_record(model={**first, "others": [second]}, details={"difference": found}))
+    for row in (
+        "| model 0 id | `org/base` |",
+        f"| model 0 digest | `{'base' * 16}` |",
+        "| model 1 id | `org/chat` |",
+        f"| model 1 digest | `{'chat' * 16}` |",
+        "| labelled prompts spec | `prompts.jsonl` |",
+        f"| labelled prompts digest | `{'88' * 32}` |",
+        f"| labelled prompts digest with labels | `{'77' * 32}` |",
+        "| base SAE | `hf:org/saes@main:l2` |",
+        f"| base SAE digest | `{'99' * 32}` |",
+    ):
+        assert row in card
+    own = card_of(make_record(details={"difference": {"text": {"own": True, "digest": "7"}}}))
+    assert "labelled prompts" not in own.partition("## Provenance")[2]
+
+
 def test_records_that_share_model_and_policy_share_these_sections():
     together = card_of(make_record("a"), make_record("b"))
     assert together.count("Mask policy") == together.count("| model id |") == 1

@@ -70,25 +70,139 @@ def record(found, result=None):
 def test_latents_above_the_nulls_are_said_to_be():
     text = section(record(*details()))
     assert "**Verdict.** Ablating a shared latent gives shifts that correlate r = 0.9" in text
-    assert "(median of 29 latents)" in text
-    assert "Random directions of equal norm give less (" in text
-    assert "Other latents of the class give less (" in text
-    assert "give as much" not in text
+    assert (
+        "(median of 29 of 99 alive shared latents; 49 fire in fewer than 30 sequences, "
+        "20 were not drawn for the sample, 1 have no such value)"
+    ) in text
+    shared = text.split("\n\n")[0]
+    assert "Random directions of equal norm give less (" in shared
+    assert "Other latents of the class give less (" in shared
+    assert ": so much of the correlation is specific to the latent." in shared
+    assert "give as much" not in shared
 
 
 def test_latents_that_nulls_equal_are_not_praised():
     text = section(record(*details(alike=False)))
-    assert "Random directions of equal norm give as much (" in text
-    assert "Other latents of the class give as much" in text
-    assert "the correlation is not specific to the latent" in text
+    for name in ("Random directions of equal norm", "Other latents of the class"):
+        assert f"{name} are not told apart from the latents (" in text
+    assert "whether the correlation is specific to the latent stays open" in text
+    assert "give as much" not in text
+
+
+def against(arm, low, high, n=12, value=0.01):
+    """The sentence on one null whose difference has this interval."""
+    found, _ = details()
+    shared = found["classes"]["shared"]["statistics"]
+    shared[f"pearson_over_{arm}"] = {"value": value, "n": n, "low": low, "high": high}
+    text = section(record(found)).split("\n\n")[0]
+    name = {"random": "Random directions", "mismatched": "Other latents of the class"}[arm]
+    found = text[text.index(name) :]
+    return found.split(" Other latents")[0] if arm == "random" else found
+
+
+CASES = [
+    (None, None, "cannot be told apart from 12 latents (", "stays open"),
+    (0.01, None, "cannot be told apart from 12 latents (", "stays open"),
+    (0.1, 0.3, "give less (", "so much of the correlation is specific"),
+    (0.01, 0.03, "give less, by less than 0.05 (", "so much of the correlation is specific"),
+    (-0.3, -0.1, "give more (", "the correlation is not specific"),
+    (-0.03, -0.01, "give more, by less than 0.05 (", "the correlation is not specific"),
+    (-0.05, 0.05, "give as much, within ±0.05 (", "the correlation is not specific"),
+    (0.0, 0.0, "give as much, within ±0.05 (", "the correlation is not specific"),
+    (-0.06, 0.01, "are not told apart from the latents (", "stays open"),
+    (-0.01, 0.06, "are not told apart from the latents (", "stays open"),
+    (0.0, 0.3, "are not told apart from the latents (", "stays open"),
+]
+
+
+@pytest.mark.parametrize(("low", "high", "words", "meaning"), CASES)
+def test_a_null_is_judged_by_the_interval_of_the_difference(low, high, words, meaning):
+    random, mismatched = (against(arm, low, high) for arm in ("random", "mismatched"))
+    assert words in random
+    assert words in mismatched
+    assert meaning in mismatched
+    assert "specific" not in random
+    says = "this arm shows only that the models respond alike" in random
+    assert says == (words.startswith(("give as", "give more", "are not")))
+    assert "says nothing about these latents" not in random
+
+
+def test_one_latent_far_above_a_null_is_not_said_to_be_equalled():
+    text = against("random", None, None, n=1, value=0.85)
+    assert "cannot be told apart from 1 latent (" in text
+    assert "no interval" in text
+    assert "as much" not in text
+
+
+def test_other_latents_have_sentences_of_their_own():
+    text = section(record(*details())).split("\n\n")[1]
+    assert text.startswith("Ablating a latent of the class other gives shifts that correlate r = ")
+    assert "(median of 10 other latents)" in text
+    assert "Random directions of equal norm" in text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        (
+            (1109, 858, 858, 858),
+            "858 of 1,109 alive shared latents; the others fire in fewer than 30",
+        ),
+        ((858, 858, 858, 858), "all 858 alive shared latents)"),
+        ((900, 900, 100, 100), "100 of 900 alive shared latents; the others were not drawn"),
+        ((900, 900, 900, 899), "899 of 900 alive shared latents; the others have no such value"),
+        ((None, 858, 858, 858), "median of 858 shared latents)"),
+    ],
+)
+def test_the_verdict_says_which_latents_were_not_tested(numbers, words):
+    found, _ = details()
+    n, enough, tested, median_of = numbers
+    row = {"class": "shared", "n": n, "n_enough": enough, "n_tested": tested}
+    found["selection"] = [row]
+    found["classes"]["shared"]["statistics"]["pearson"]["n"] = median_of
+    assert words in section(record(found)).split("\n\n")[0]
+
+
+def test_intervals_over_all_latents_are_called_those_of_a_sample_of_like_ones():
+    words = "as if these latents were a sample of like ones; all were tested"
+    found, result = details()
+    assert words not in section(record(found, result))
+    found["selection"][0] |= {"n_enough": 30}
+    text = section(record(found, result))
+    assert f"Those over shared latents are {words}" in text
+    assert "measured .83 to .92" in text
+
+
+def test_differences_name_the_statistic_that_they_are_of():
+    found, result = details()
+    text = section(record(found, result))
+    (header,) = (
+        line for line in text.splitlines() if line.startswith("| Class | Pearson | Pearson")
+    )
+    columns = [cell.strip() for cell in header.strip("|").split("|")]
+    (row,) = (
+        line for line in text[text.index(header) :].splitlines()[:5] if line.startswith("| shared")
+    )
+    cells = dict(zip(columns, (cell.strip() for cell in row.strip("|").split("|")), strict=True))
+    shared = found["classes"]["shared"]["statistics"]
+    for title, key in (("Pearson", "pearson"), ("Partial", "partial_log")):
+        for arm in ("random", "mismatched"):
+            item = shared[f"{key}_over_{arm}"]
+            assert cells[f"{title} less {arm}'s"].startswith(f"{item['value']:.3g}"[:4])
 
 
 def test_the_sample_the_undefined_and_the_gaps_are_told():
-    text = section(record(*details()))
+    found, result = details()
+    text = section(record(found, result))
     assert "| shared | 99 | 50 | 30 | random sample |" in text
     assert "Undefined, not 0: 1 shared (base decoder row is 0: no shift)." in text
-    assert "3 of 29 shared latents are gaps (cosine > 0.700 and r < 0.500;" in text
-    assert "The lowest 3:" in text
+    gaps = result.gaps()
+    assert (len(gaps["latents"]), len(gaps["sure"])) == (3, 2)
+    assert "2 of 29 shared latents are gaps for sure: cosine > 0.700, and the whole" in text
+    assert "3 have r < 0.500 at such a cosine" in text
+    rows = [line for line in text.splitlines() if "| yes |" in line or "| no |" in line]
+    assert [int(line.split("|")[1]) for line in rows] == gaps["latents"]
+    assert ["| yes |" in line for line in rows] == [True, True, False]
     assert "ρ = " in text
 
 
@@ -176,7 +290,7 @@ def test_the_plot_has_a_dot_per_known_latent_and_the_same_bytes_again():
             for null in ("random", "mismatched")
         ]
     )
-    assert "39 latents; 3 in the region of gaps" in causal_plot.caption(one)
+    assert "39 latents; 3 in the region of gaps, 2 for sure" in causal_plot.caption(one)
 
 
 def test_without_two_models_there_is_nothing_to_plot():

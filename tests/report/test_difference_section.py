@@ -68,9 +68,33 @@ def test_reasons_are_said_once_for_all_that_have_them():
         row("matched", reason="cut off") | empty,
     ]
     text = section(record(**table(table=rows)))
-    assert "Fire tokens, Others with norms as fire tokens: cut off." in text
+    assert "Fire tokens, Their counterparts: cut off." in text
     alike = row("top") | {"fve": {"value": None, "reason": "all alike"}}
     assert "Largest ‖δ‖, 1 %: all alike." in section(record(**table(table=[alike])))
+
+
+def test_fire_tokens_without_a_counterpart_are_counted_and_said():
+    rows = [row("all"), row("fire", 120), row("fire_matched", 60), row("matched", 60)]
+    text = section(record(**table(table=rows)))
+    assert cells(text, "Fire tokens with a counterpart")[1] == "60"
+    assert cells(text, "Their counterparts")[1:4] == ["60", "10", "1.50"]
+    assert "60 of 120 fire tokens have no counterpart: no other token without a label" in text
+    rows = [row("fire", 60), row("fire_matched", 60), row("matched", 60)]
+    assert "have no counterpart" not in section(record(**table(table=rows)))
+
+
+@pytest.mark.parametrize(("n", "few"), [(29, True), (30, False)])
+def test_few_documents_have_narrow_intervals(n, few):
+    text = section(record(**table(text={"own": False, "data": {}, "n_documents": n})))
+    assert f"of which there are {n}" in text
+    assert ("percentile intervals are too narrow" in text) is few
+
+
+def test_a_base_sae_elsewhere_is_named_without_the_folders_it_lies_in():
+    found = {"base_sae": {"sae": "/home/me/saes/base-l2", "l0": 3.0, "all": figure(0.1)}}
+    text = section(record(**table(baselines=found)))
+    assert "`base-l2`" in text
+    assert "/home/me" not in text
 
 
 def test_lost_spans_and_left_out_prompts_are_named():
@@ -115,6 +139,10 @@ def test_latents_are_listed_with_the_prompts_that_they_fire_on():
     assert cells(text, "17") == ["17", "0.810", "0.790", "0.900", "0.700", "0.950", "8", "1"]
     assert "| poison (10) | single (11) |" in text
     assert "precision 0.900 [0.800, 1.000]" in text
+    assert "by F1 on 20 prompts and judged on 21 prompts, where" in text
+    named = found | {"n_documents": {"choosing": 13, "judging": 16}}
+    text = section(record(**table(latents=named)))
+    assert "20 prompts of 13 documents and judged on 21 prompts of 16 documents, where" in text
     missing = section(record(**table(latents={"reason": "no fire"})))
     assert "not measured, no fire." in missing
 

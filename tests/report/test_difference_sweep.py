@@ -70,19 +70,28 @@ def test_the_layer_table_goes_by_layer_and_k_with_numbers_as_numbers():
     assert cells[8:] == ["0.500", "–", "32.5", "0.0 % (3)"]
 
 
-def test_the_published_sweeps_have_no_elbow_and_a_point_to_ask_about():
+def test_the_published_sweeps_have_no_elbow_and_a_point_that_stands_out():
     text = overview(published())
     assert text.count("**k sweep** at ") == 2
     assert text.count("No elbow: ") == 2
-    assert text.count("The gain from k = 100 to 128 exceeds those before and after it") == 2
-    assert "was `l13-k128` trained with another budget?" in text
+    assert text.count("The gain from k = 100 to 128 is larger than those before and after it") == 2
+    assert text.count("there is one training run per k, so the variation from run to run") == 2
+    assert text.count("hold the mean of δ at that of all tokens") == 2
     assert "0.1404 [" in text
+
+
+def test_a_budget_is_asked_about_only_where_the_files_state_none():
+    question = "was `l13-k128` trained with another budget?"
+    points = list(zip(KS, FVES[13], strict=True))
+    assert question not in overview([record(13, k, fve) for k, fve in points])
+    assert question in overview([record(13, k, fve, tokens=None) for k, fve in points])
 
 
 def test_an_elbow_is_named():
     ks, fves = (8, 16, 32, 64), (0.3, 0.5, 0.7, 0.72)
     text = overview([record(13, k, fve) for k, fve in zip(ks, fves, strict=True)])
     assert "Elbow at k = 32: " in text
+    assert "there is one training run per k, so the variation from run to run" in text
 
 
 def test_checkpoints_of_other_budgets_are_not_put_into_one_sweep():

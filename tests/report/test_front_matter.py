@@ -97,6 +97,31 @@ def test_a_card_is_named_after_the_checkpoint_or_the_one_repository():
     assert card_name([*hub, make_record("c")]) == "3 sparse autoencoders"
 
 
+def test_a_set_of_crosscoders_is_called_so_and_a_mixed_set_checkpoints():
+    cfg = make_record().checkpoint["cfg"]
+    crossed = {"cfg": {**cfg, "n_sources": 2}}
+    across = {"cfg": {**cfg, "n_sources": 2, "sites": ["a", "b"], "sites_out": ["c", "d"]}}
+    subtracted = {"cfg": {**cfg, "difference": "1-0"}}
+
+    def name(*parts):
+        return card_name([make_record(f"r{n}", checkpoint=part) for n, part in enumerate(parts)])
+
+    assert name(crossed, crossed, crossed) == "3 crosscoders"
+    assert name(subtracted, subtracted) == "2 sparse autoencoders"
+    assert name(crossed, subtracted) == "2 checkpoints"
+    assert "crosscoders" not in name(across, across)
+
+
+def test_every_model_that_was_run_is_a_base_model():
+    tuned = {"id": "google/gemma-2-2b-it", "revision": "b" * 40}
+    pair = make_record(model={**HUB_MODEL, "others": [tuned]})
+    assert front_matter([pair], {})["base_model"] == [HUB_MODEL["id"], tuned["id"]]
+    card = ModelCard(render_card([pair], [], command="saebench run"))
+    assert card.data.base_model == [HUB_MODEL["id"], tuned["id"]]
+    local = make_record(model={**HUB_MODEL, "others": [{**tuned, "revision": None}, "?"]})
+    assert front_matter([local], {})["base_model"] == HUB_MODEL["id"]
+
+
 def test_the_authors_tags_and_base_model_come_first_and_stay():
     existing = {"tags": ["my-tag", "saebench"], "base_model": "org/base", "license": "mit"}
     front = front_matter([make_record(model=HUB_MODEL)], existing)

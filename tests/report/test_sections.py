@@ -40,6 +40,41 @@ def test_a_difference_names_its_models():
     assert "| Difference read | `model 0 − model 1` |" in facts_of({"difference": "0-1"})
 
 
+def test_an_affine_normalisation_says_how_it_was_made_where_the_trainer_does():
+    made = make_record().checkpoint
+    cfg = {**made["cfg"], "normalization": "affine"}
+
+    def shown(kind: object, **other: object) -> str:
+        said = {"saebench": {"normalization": {"kind": kind}}}
+        found = what_it_is(make_record(checkpoint={"cfg": cfg, "provenance": said, **other}))
+        return next(line for line in found.splitlines() if "Input normalisation" in line)
+
+    assert "| `affine`, trained with `scale`: mean norm scaled to √d |" in shown("scale")
+    assert "`centre`: mean taken out" in shown("centre")
+    assert "`standardize`: mean taken out, divided by the deviation" in shown("standardize")
+    for unknown in ("<b>", None, ["scale"], {}):
+        assert "| `affine` |" in shown(unknown)
+    assert "| `affine` |" in shown("scale", provenance={"saebench": "x"})
+    assert "| `none` |" in shown("scale", cfg=made["cfg"])
+
+
+def test_the_snippet_says_which_model_is_subtracted_from_which():
+    cfg = make_record().checkpoint["cfg"]
+
+    def snippet(**fields: object) -> str:
+        return how_to_load(make_record(checkpoint={"cfg": {**cfg, **fields}}))
+
+    both = ["org/base", "/data/private/tuned"]
+    assert (
+        "# x = activations of model 1 (tuned) − those of model 0 (org/base)\nf = sae.encode(x)"
+    ) in snippet(difference="1-0", models=both)
+    assert "model 0 (org/base) − those of model 1 (tuned)" in snippet(difference="0-1", models=both)
+    assert "model 1 − those of model 0 (fixtures/model)" in snippet(difference="1-0", models=[])
+    assert "# x =" not in snippet(difference=None)
+    hostile = snippet(difference="1-0", models=["a\nimport os", "b"])
+    assert "\nimport os" not in hostile
+
+
 def test_activations_read_side_by_side_are_counted_where_there_are_several():
     assert "| Activations read side by side | 2 |" in facts_of({"n_sources": 2})
     assert "side by side" not in facts_of({"n_sources": 1}, n_sources=1)

@@ -106,7 +106,8 @@ def measured(run: Run, one: Ablated, index: ContextIndex) -> Found:
     latents = chosen.latents
     probes = index.probes(latents.latent)
     batches = run.stream.batches(run.config.batch_size)
-    done = shifts(run.models, batches, one.sites, probes, chosen.arms(probes, asked.seed))
+    arms = chosen.arms(probes, asked.seed)
+    done = shifts(run.models, batches, one.sites, probes, arms, encode=one.encode)
     table = Table.of(latents.latent, probes, done)
     said = {
         "mode": "pair" if chosen.of_partner else "single",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from saebench.causal import Encode
 from saebench.errors import CheckpointError
 from saebench.passes import Subject
 from saebench.sae import SAE, Dictionary
@@ -21,11 +24,13 @@ NEXT = "Ablate latents of an SAE, of a difference SAE, or of a crosscoder over t
 class Ablated:
     """A checkpoint whose latents can be ablated: the site of each model, in order of the targets.
 
-    ``sites`` are by number of the model; one of them, or two (base and chat).
+    ``sites`` are by number of the model; one of them, or two (base and chat). ``reads_whole`` says whether
+    it reads activations from which nothing was taken: no other model's, and not their mean.
     """
 
     sae: SAE
     sites: dict[int, Site]
+    reads_whole: bool
 
     @classmethod
     def of(cls, subject: Subject) -> Ablated:
@@ -43,12 +48,31 @@ class Ablated:
             raise _unfit(
                 "it reads several activations of one model, which one ablation cannot split"
             )
-        return cls(sae, sites)
+        return cls(sae, sites, all(reading.is_whole for reading in subject.reads))
 
     @property
     def models(self) -> list[int]:
         """The models ablated, in order of the targets."""
         return list(self.sites)
+
+    @property
+    def encode(self) -> Encode | None:
+        """Codes again from activations of the models ablated; None where those are not all it takes.
+
+        They are not for differences and centred activations, nor while something has to be estimated.
+        """
+        return self._codes if self.reads_whole and not self.sae.pending else None
+
+    def _codes(self, activations: Mapping[int, Tensor], latents: np.ndarray) -> Tensor:
+        """The code of latent ``latents[n]`` at each token of ``activations[model][n, d]``, ``[n]``."""
+        sides = [activations[model].to(self.sae.device).float() for model in self.models]
+        codes = self.sae.codes(torch.cat(sides, -1))
+        rows = codes.rows()
+        wanted = torch.from_numpy(latents).to(codes.indices.device)
+        mine = codes.indices == wanted[rows]
+        found = codes.values.new_zeros(codes.n_tokens)
+        found[rows[mine]] = codes.values[mine]
+        return found
 
     def directions(self, latents: Tensor) -> dict[int, Tensor]:
         """``[n, d]`` for each model: what a code of 1 adds to the reconstruction, activation units."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,32 @@ from saebench.metrics.difference.floors import random_directions, random_errors
 from saebench.metrics.difference.sums import Groups, weights_of
 from saebench.metrics.sums import wide
 from saebench.sae import Dictionary
+from saebench.sites import Kind, Site, parse_site
 
 RANDOM_TOKENS = 4096  # the sample of the random decoder, in whole sequences
+SHOWN = 3  # checkpoints named in an error
 CALIBRATION_TOKENS = 4096  # for a base SAE whose files lack a threshold or a scale
 
 
+# names that are of one activation in some models or all: before a model is there they count as one
+ALIKE: Mapping[Kind, Kind] = {
+    "mlp_normalized": "mlp_in",
+    "attn_module_out": "attn_out",
+    "mlp_module_out": "mlp_out",
+}
+
+
 def base_saes(run: Run) -> list[Checkpoint]:
-    """The base model's SAEs, opened once; raises :class:`ConfigError` for what is no SAE of one site."""
+    """The base model's SAEs, opened once.
+
+    Raises :class:`ConfigError` for what is no SAE of one site, and for one that fits no difference SAE of
+    the run, where it has any.
+    """
     if "difference base saes" not in run.kept:
         found = [open_checkpoint(ref) for ref in run.config.difference.base_saes]
         for checkpoint in found:
             _check(checkpoint)
+            _check_fit(run, checkpoint)
         run.kept["difference base saes"] = found
     known: list[Checkpoint] = run.kept["difference base saes"]
     return known
@@ -55,14 +71,65 @@ def _check(checkpoint: Checkpoint) -> None:
         )
 
 
+def _check_fit(run: Run, checkpoint: Checkpoint) -> None:
+    """Refuse a base SAE that would be measured with no checkpoint, before any model is there."""
+    configs = {target.name: target.checkpoint.sae.cfg for target in run.targets}
+    configs = {name: cfg for name, cfg in configs.items() if cfg.difference is not None}
+    cfg, n_layers = checkpoint.sae.cfg, run.located[0].n_layers
+    assert cfg.site is not None  # checked before
+    site = _activation(cfg.site, n_layers)
+    there = {
+        name: one
+        for name, one in configs.items()
+        if one.site is not None and _activation(one.site, n_layers) == site
+    }
+    if not configs or any(one.d_in == cfg.d_in for one in there.values()):
+        return
+    read = {f"{name} {one.site}" for name, one in configs.items()}
+    widths = {f"{name} {one.d_in:,}" for name, one in there.items()}
+    raise ConfigError(
+        f"an SAE of the base model that reads what a difference SAE of the run does, at "
+        f"{checkpoint.reference}",
+        f"it has d_in {cfg.d_in:,}, of those at {cfg.site} {_some(widths)}"
+        if there
+        else f"it reads {cfg.site}, {_some(read)}",
+        "Correct base_saes of [difference]: same model, same site, or leave it out.",
+    )
+
+
+def _activation(site: str, n_layers: int) -> Site:
+    """What a site of the first model is, as far as that is known without the model."""
+    found = parse_site(site, n_layers=n_layers)
+    return Site(found.layer, ALIKE.get(found.kind, found.kind)).canonical
+
+
+def _some(names: Collection[str]) -> str:
+    """The first few of many."""
+    first = ", ".join(sorted(names)[:SHOWN])
+    return f"{first} and {len(names) - SHOWN:,} more" if len(names) > SHOWN else first
+
+
 def at(run: Run, where: Place) -> Checkpoint | None:
     """The base SAE at the site of a place, the first of several; None where there is none."""
-    for checkpoint in base_saes(run):
-        cfg = checkpoint.sae.cfg
-        assert cfg.site is not None  # checked when it was opened
-        if cfg.d_in == where.d and run.models[0].site(cfg.site) == where.reading.site:
-            return checkpoint
-    return None
+    here = _here(run, where)
+    return next((one for one in here if one.sae.cfg.d_in == where.d), None)
+
+
+def missing(run: Run, where: Place) -> str:
+    """Why there is no base SAE for a place."""
+    if not base_saes(run):
+        return "base_saes names none"
+    widths = {one.sae.cfg.d_in for one in _here(run, where)}
+    if widths:
+        named = " and ".join(f"{width:,}" for width in sorted(widths))
+        return f"of base_saes, what reads this site has d_in {named}, the difference {where.d:,}"
+    return "none of base_saes reads this site"
+
+
+def _here(run: Run, where: Place) -> list[Checkpoint]:
+    """The base SAEs at the site of a place, of any width."""
+    sites = [(one, one.sae.cfg.site) for one in base_saes(run)]
+    return [one for one, site in sites if site and run.models[0].site(site) == where.reading.site]
 
 
 def base_difference(run: Run, where: Place, checkpoint: Checkpoint) -> tuple[Arm, list[str]]:
@@ -70,7 +137,9 @@ def base_difference(run: Run, where: Place, checkpoint: Checkpoint) -> tuple[Arm
 
     Its L0 counts the latents that are active on either side.
     """
-    sae, notes = checkpoint.sae, []
+    sae = checkpoint.sae
+    kept: dict[str, list[str]] = run.kept.setdefault("difference base notes", {})
+    notes = kept.setdefault(str(checkpoint.reference), [])  # said whenever it is used again
     place(sae, where.device, sae_dtype_used(run.config))
     base = 1 if where.reading.minus == 0 else 0  # which of the two parts is the base model's
     if sae.pending:

@@ -63,8 +63,12 @@ def findings(run: Run, where: Place, subject: Subject, shared: dict[Any, Any]) -
     latents, scored = _latents(where, sae, firings, asked.n_latents)
     found += [*measured, *scored]
     details = {
-        "table": [_row(where, one, figures, sizes) for one in where.subsets],
-        "conditions": [_row(where, one, figures, sizes) for one in where.conditions],
+        "table": [_row(where, one, figures[one.name], sizes[one.name]) for one in where.subsets],
+        "conditions": [
+            _row(where, one, figures[key], sizes[key])
+            for one in where.conditions
+            for key in [condition_name(one.name)]
+        ],
         "dead": {"n": dead.detail["dead"], "of": sae.cfg.d_sae},
         "baselines": beside,
         "latents": latents,
@@ -105,14 +109,13 @@ def _on_subsets(figures: Figures, sizes: Mapping[str, tuple[int, int]]) -> list[
 
 
 def _row(
-    where: Place, one: Subset, figures: Figures, sizes: Mapping[str, tuple[int, int]]
+    where: Place, one: Subset, found: Mapping[str, Figure], sizes: tuple[int, int]
 ) -> dict[str, Any]:
     """A line of the table of subsets, or of that of conditions."""
-    key = one.name if one.name in sizes and one in where.subsets else condition_name(one.name)
-    n_tokens, n_sequences = sizes[key]
+    n_tokens, n_sequences = sizes
     norm = float(where.norms[one.keep].mean()) if n_tokens else None
     row = {"name": one.name, "n_tokens": n_tokens, "n_sequences": n_sequences, "mean_norm": norm}
-    row |= {name: figure.to_json() for name, figure in figures[key].items()}
+    row |= {name: figure.to_json() for name, figure in found.items()}
     return {**row, "reason": one.reason} if not n_tokens else row
 
 
@@ -169,8 +172,7 @@ def _base(
     """The difference that the base model's SAE makes of both models' activations."""
     checkpoint = baselines.at(run, where)
     if checkpoint is None:
-        known = baselines.base_saes(run)
-        why = "none of base_saes reads this site" if known else "base_saes names none"
+        why = baselines.missing(run, where)
         return {}, unmeasured("diff_fve_base_sae", f"no SAE of the base model: {why}")
     if "base" not in shared:
         shared["base"] = baselines.base_difference(run, where, checkpoint)
@@ -200,7 +202,7 @@ def _latents(
     codes = _codes_of(where, sae, best)
     _, first = np.unique(where.rows.sequences, return_index=True)
     ids = where.group_ids[first]
-    found = judged(codes[:, 0], prompts, ids, where.n_resamples, where.seed, where.unit)
+    found = judged(codes[:, 0], prompts, ids, where.unit)
     inside = prompts.half == JUDGING
     keep = inside[prompts.of_token]
     sizes = int(keep.sum()), int(inside.sum())
@@ -211,7 +213,7 @@ def _latents(
     tokens, on_prompts = firings.tokens[JUDGING], firings.on_prompts[JUDGING]
     rows = []
     for place, latent in enumerate(best.tolist()):
-        own = judged(codes[:, place], prompts, ids, n_resamples=0, seed=0)
+        own = judged(codes[:, place], prompts, ids)
         rows.append(
             {
                 "latent": latent,
@@ -234,10 +236,19 @@ def _latents(
         "best": {short: one.to_json() for short, one in found.items()},
         "rows": rows,
         "n_prompts": {"choosing": int((~inside).sum()), "judging": int(inside.sum())},
+        "n_documents": _documents(where.labels.documents, inside),
         "prompts_of_condition": dict(zip(prompts.conditions, of.tolist(), strict=True)),
         "tokens_of_condition": dict(zip(prompts.conditions, of_tokens.tolist(), strict=True)),
     }
     return details, measured
+
+
+def _documents(documents: np.ndarray | None, inside: np.ndarray) -> dict[str, int]:
+    """How many documents each half has; empty where prompts name none."""
+    if documents is None:
+        return {}
+    halves = {"choosing": documents[~inside], "judging": documents[inside]}
+    return {name: len(np.unique(half)) for name, half in halves.items()}
 
 
 def _prompt_scores(codes: np.ndarray, prompts: Any, inside: np.ndarray) -> dict[str, float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from saebench.data.token_labels import LABELS, TokenLabels, open_token_labels
 from saebench.measure.difference import baselines
 from saebench.measure.difference.findings import Findings, findings, nothing
 from saebench.measure.difference.places import Labels, Place
-from saebench.measure.difference.rows import Rows
+from saebench.measure.difference.rows import Rows, within_memory
 from saebench.measure.jobs import Pass, calls
 from saebench.measure.progress import watched
 from saebench.measure.records import identity as model_identity
@@ -30,7 +31,8 @@ OWN_TEXT = (
     "the run's own text has no labels of tokens: name labelled prompts with text = in [difference]"
 )
 MOST_CONDITIONS = 16  # that are told apart; the rarest ones go together
-OTHER = "other"
+OTHER = ("other", "all other conditions")  # what those are called, unless a condition is
+NO_CONDITION = ("none", "no condition given")  # what prompts without one are called, likewise
 
 
 def identity(run: Run) -> dict[str, Any]:
@@ -159,20 +161,20 @@ class DifferenceJob:
                 places.setdefault(subject.reads[0], []).append(name)
         for reading, names in places.items():
             rows = self.rows[stack_of(reading)]
-            where = Place(
-                rows,
-                reading,
-                labels_of(self.text, rows, run.config.difference.seed),
-                run.config.difference,
-                run.models[0].device,
-                n_resamples=N_RESAMPLES,
-                seed=SEED,
-            )
+            make = partial(self._place, run, reading)
+            where = within_memory(rows, make, f"the differences at {reading.site}")
             why = problem(run, where)
             shared: dict[Any, Any] = {}  # baselines that do not depend on the checkpoint
             for name in names:
-                found = nothing(why) if why else findings(run, where, self.subjects[name], shared)
-                yield name, found
+                measure = partial(findings, run, where, self.subjects[name], shared)
+                asked = f"{name} on kept activations at {reading.site}"
+                yield name, nothing(why) if why else within_memory(rows, measure, asked)
+
+    def _place(self, run: Run, reading: Reading) -> Place:
+        rows, asked = self.rows[stack_of(reading)], run.config.difference
+        labels = labels_of(self.text, rows, asked.seed)
+        device = run.models[0].device
+        return Place(rows, reading, labels, asked, device, n_resamples=N_RESAMPLES, seed=SEED)
 
     def _facts(self, run: Run, subject: Subject) -> dict[str, Any]:
         """How it was measured, and what the checkpoint is, for tables across checkpoints."""
@@ -250,8 +252,10 @@ def _unlabelled(text: TokenLabels, name: str) -> str:
 
 def _conditions(conditions: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
     """The names of conditions, commonest first, and the number of each prompt's; rare ones together."""
+    given = {name for name in conditions if name}
+    missing = _free(NO_CONDITION, given)
     names, number, counts = np.unique(
-        [name or "none" for name in conditions], return_inverse=True, return_counts=True
+        [name or missing for name in conditions], return_inverse=True, return_counts=True
     )
     order = np.lexsort((names, -counts))
     rank = np.empty_like(order)
@@ -259,4 +263,12 @@ def _conditions(conditions: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]
     if order.size <= MOST_CONDITIONS:
         return tuple(names[order].tolist()), rank[number]
     kept = tuple(names[order][: MOST_CONDITIONS - 1].tolist())
-    return (*kept, OTHER), np.minimum(rank[number], MOST_CONDITIONS - 1)
+    return (*kept, _free(OTHER, given)), np.minimum(rank[number], MOST_CONDITIONS - 1)
+
+
+def _free(names: Sequence[str], taken: Collection[str]) -> str:
+    """The first name that is not taken; the last one in as many brackets as that takes."""
+    for name in names:
+        if name not in taken:
+            return name
+    return _free([f"({names[-1]})"], taken)

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saebench.errors import OutputError
+from saebench.errors import ModelError, OutputError
 from saebench.passes import Calibration, SiteView, Stack
 
 IN_MEMORY_BYTES = 2**30  # of the rows of all sites; where they are more they go to files
 CHUNK_TOKENS = 4096  # tokens worked on at a time, in whole sequences
+T = TypeVar("T")
 
 
 class Rows:
@@ -34,6 +35,7 @@ class Rows:
     def __init__(self, stack: Stack, capacity: int, folder: Path, n_sites: int = 1) -> None:
         self.stack, self.capacity = stack, capacity
         self.folder, self.n_sites = folder, n_sites
+        self.chunk_tokens = CHUNK_TOKENS  # fewer once memory has run out
         self.n = 0
         self.full = False
         self.sequence_ids = np.zeros(capacity, dtype=np.int64)
@@ -68,7 +70,7 @@ class Rows:
 
     def chunks(self, device: torch.device, size: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """``(first token, x[m, width])`` on a device, whole sequences, about ``size`` tokens at a time."""
-        size = size or CHUNK_TOKENS
+        size = size or self.chunk_tokens
         starts = np.append(np.flatnonzero(np.diff(self.sequences, prepend=-1)), self.n)
         first = 0
         while first < self.n:
@@ -76,6 +78,11 @@ class Rows:
             stop = int(later[-1]) if later.size else int(starts[starts > first][0])
             yield first, torch.from_numpy(np.array(self._x[first:stop])).to(device)
             first = stop
+
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest sequence, less than which no chunk has; 0 without any."""
+        return int(np.unique(self.sequences, return_counts=True)[1].max(initial=0))
 
     def close(self) -> None:
         """Let go of the rows, and of the file where there is one."""
@@ -101,3 +108,25 @@ class Rows:
                 str(error),
                 "Lower max_tokens in [difference], or choose a folder with more room.",
             ) from error
+
+
+def within_memory(rows: Rows, measure: Callable[[], T], asked: str) -> T:
+    """What ``measure`` returns, begun again with half as many tokens at a time whenever memory runs out.
+
+    Raises :class:`ModelError` about ``asked`` where it runs out with one sequence at a time as well.
+    """
+    while True:
+        try:
+            return measure()
+        except torch.OutOfMemoryError as error:
+            least = rows.longest
+            if rows.chunk_tokens <= least:
+                raise ModelError(
+                    f"{asked}, {least:,} tokens at a time",
+                    "memory runs out, and no sequence is measured in parts",
+                    "Lower length in [difference], give fewer checkpoints at once, choose another "
+                    "sae_dtype, or another device.",
+                ) from error
+        # outside of the handler, whose error holds on to what was in memory
+        rows.chunk_tokens = max(rows.chunk_tokens // 2, least)
+        torch.cuda.empty_cache()

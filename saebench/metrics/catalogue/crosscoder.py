@@ -6,6 +6,8 @@ from saebench.metrics.catalogue.definition import (
     ANY,
     BOOTSTRAP,
     JACKKNIFE,
+    NO_INTERVAL,
+    NOT_NEGATIVE,
     SHARE,
     UP_TO_ONE,
     Better,
@@ -14,7 +16,10 @@ from saebench.metrics.catalogue.definition import (
 )
 
 WHOLE = f"{JACKKNIFE}, in whole latents; classes by norm are those of the weights"
-BLOCKED = "percentile bootstrap over at most 16 blocks of sequences, classes taken as given"
+GIVEN = "of the texts: classes and latents are taken as given"
+BLOCKED = f"delete-one-block jackknife over at most 16 blocks of sequences; {GIVEN}"
+BLOCKED_WHOLE = f"delete-one-block jackknife over at most 16 blocks, in whole latents; {GIVEN}"
+COMPARED = "chat only with both ratios, β(chat) > 0 in both"
 WEIGHTS = "none: of the weights; only which latents fired depends on the text"
 
 _POOLED = "1 − Σ‖x^{m} − x̂^{m}‖² / Σ‖x^{m} − x̄^{m}‖² in activation units"
@@ -55,12 +60,12 @@ def _candidates(name: str, label: str, rule: str, source: str) -> Definition:
     return Definition(
         name,
         label,
-        f"#{{j chat only : {rule}}} / #{{j chat only with both ratios}}",
+        f"#{{j compared : {rule}}} / cc_chat_only_compared",
         "fraction of chat-only latents",
         "none",
         SHARE,
         source,
-        BLOCKED,
+        BLOCKED_WHOLE,
     )
 
 
@@ -98,22 +103,32 @@ CROSSCODER: tuple[Definition, ...] = (
     _median("cc_nu_error_shared", "ν^ε of shared latents", _ERROR, "shared"),
     _median("cc_nu_reconstruction_chat_only", "ν^r of chat-only latents", _WRITTEN, "chat-only"),
     _median("cc_nu_reconstruction_shared", "ν^r of shared latents", _WRITTEN, "shared"),
+    Definition(
+        "cc_chat_only_compared",
+        "Chat-only latents with scalings to compare",
+        f"#{{j {COMPARED}}}, at most as many as are drawn",
+        "latents",
+        "none",
+        NOT_NEGATIVE,
+        "the sample that cc_chat_specific is a share of",
+        NO_INTERVAL,
+    ),
     _candidates(
         "cc_chat_specific",
         "Chat-only latents that scaling confirms",
-        "ν^ε < 0.2 and ν^r < 0.5",
-        f"{_MINDER}, its thresholds",
+        "|ν^ε| < 0.2 and |ν^r| < 0.5",
+        f"{_MINDER}, its thresholds, on absolute values",
     ),
     _candidates(
         "cc_complete_shrinkage",
         "Chat-only latents whose base direction was shrunk away",
-        "ν^ε ≥ 0.2",
+        "|ν^ε| ≥ 0.2",
         f"Complete Shrinkage of {_MINDER}: the base model's error holds the latent",
     ),
     _candidates(
         "cc_latent_decoupling",
         "Chat-only latents that others write in the base model",
-        "ν^r ≥ 0.5",
+        "|ν^r| ≥ 0.5",
         f"Latent Decoupling of {_MINDER}: the base reconstruction holds the latent",
     ),
 )

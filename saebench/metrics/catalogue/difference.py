@@ -18,15 +18,24 @@ SUBSETS = {
     "fire": ("on fire tokens", "tokens that carry the label fire"),
     "top": ("on the largest differences", "the share top of tokens with the largest ‖δ‖"),
     "bottom": ("on the smallest differences", "the share bottom of tokens with the smallest ‖δ‖"),
+    "fire_matched": (
+        "on fire tokens with a counterpart",
+        "random fire tokens, in each bin of ‖δ‖ (a factor of 1.05 wide) as many as there are fire tokens and "
+        "tokens without a label",
+    ),
     "matched": (
-        "on norm-matched tokens",
-        "random other tokens, as many as fire tokens in each of 20 quantile bins of their ‖δ‖",
+        "on counterparts of fire tokens",
+        "random tokens without a label (fire, decision or answer), in each bin of ‖δ‖ as many as fire tokens "
+        "with a counterpart",
     ),
 }
 UNIT = "sequences (documents, where prompts name theirs)"
 PAIRED = f"percentile bootstrap over {UNIT}, the same draws for all subsets and baselines"
 SUBSET_BOOTSTRAP = f"{PAIRED}; the subset stays as selected"
-HELD_OUT = f"percentile bootstrap over {UNIT} of the held-out half; the latent stays as chosen"
+HELD_OUT = (
+    f"delete-one jackknife with Student's t over {UNIT} of the held-out half; the latent stays as chosen; "
+    "none where all say the same"
+)
 SOURCE = "Pooled FVE restricted to a subset of tokens"
 DETECTOR = "Ours: latents chosen on a random half of the prompts, judged on the other half"
 LATENT = (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,29 +15,38 @@ from saebench.metrics.crosscoder.scaling import (
     REASONS,
     TARGETS,
     Scalings,
-    present_blocks,
-    resampled_ratios,
     scalings,
+    without_each_block,
 )
 from saebench.metrics.crosscoder.scaling_sums import ScalingSums
+from saebench.metrics.crosscoder.shares import in_whole_latents
 from saebench.metrics.crosscoder.taxonomy import CHAT_ONLY, DEAD, SHARED, Floats, Names
-from saebench.stats import N_RESAMPLES, Interval, bootstrap_weights, interval
+from saebench.stats import Interval, jackknife
 
 ERROR, RECONSTRUCTION = "error", "reconstruction"
-# A chat-only latent below both is specific to the chat model. Source: Minder et al. 2025, 2504.02922.
+Flags = npt.NDArray[np.bool_]
+
+# A chat-only latent whose |ν| is below both is specific to the chat model: a base model that holds the
+# latent the other way round holds it too. Source of the limits: Minder et al. 2025, 2504.02922.
 LIMITS = {ERROR: 0.2, RECONSTRUCTION: 0.5}
 EDGES = np.linspace(-0.5, 1.5, 21)
-RESAMPLE_ROWS = 64  # resamples computed together: bounds [rows, latents] temporaries
+COMPARED = "cc_chat_only_compared"
+CANDIDATES = ("cc_chat_specific", "cc_complete_shrinkage", "cc_latent_decoupling")
 NONE = "no {} latent has a scaling"
+NONE_ABOVE = "no chat-only latent has scalings above 0 in the chat model"
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A quantity over a class of latents with its bounds; None where ``reason`` says why."""
+    """A quantity over a class of latents with its bounds; None where ``reason`` says why.
+
+    ``detail`` says how many latents it is over.
+    """
 
     value: float | None
-    bounds: Interval
+    bounds: Interval | None
     reason: str | None = None
+    detail: Mapping[str, int] = field(default_factory=dict)
 
 
 class Ratios:
@@ -60,6 +70,8 @@ class Ratios:
         self.found: Scalings = scalings(sums, geometry, min_firings)
         self.nu = {target: self.found.ratio(target) for target in (ERROR, RECONSTRUCTION)}
         self.known = np.isfinite(self.nu[ERROR]) & np.isfinite(self.nu[RECONSTRUCTION])
+        chat = [self.found.beta[target][CHAT] for target in (ERROR, RECONSTRUCTION)]
+        self.upright = self.known & (chat[0] > 0) & (chat[1] > 0)
         self.members = {name: self.draw(name, n_compared) for name in (CHAT_ONLY, SHARED)}
 
     def draw(self, name: str, most: int) -> npt.NDArray[np.int64]:
@@ -69,35 +81,43 @@ class Ratios:
             return every
         return np.sort(np.random.default_rng(self.seed).choice(every, most, replace=False))
 
-    def measured(self, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> dict[str, Ratio]:
-        """The metrics of scaling, by name, with bounds from resampled blocks of sequences."""
-        n_blocks = len(present_blocks(self.sums))
-        weights = bootstrap_weights(n_blocks, n_resamples, seed) if n_blocks > 1 else None
+    def measured(self) -> dict[str, Ratio]:
+        """The metrics of scaling, by name; bounds are the jackknife over blocks of sequences."""
         found: dict[str, Ratio] = {}
         for name, latents in self.members.items():
-            points = _summary(
-                name, self.nu[ERROR][None, latents], self.nu[RECONSTRUCTION][None, latents]
-            )
-            bounds = self._bounds(name, latents, weights, f"{n_blocks} blocks of sequences")
-            for metric, value in points.items():
-                reason = None if len(latents) else NONE.format(name.replace("_", "-"))
-                point = float(value[0]) if math.isfinite(value[0]) else None
-                found[metric] = Ratio(point, bounds[metric], reason)
-        return found
+            left = without_each_block(self.sums, self.geometry, latents)
+            none = None if len(latents) else NONE.format(name.replace("_", "-"))
+            here, without = _medians_of(self._nu(latents)), _medians_of(left[:2])
+            for target in here:
+                found[f"cc_nu_{target}_{name}"] = _bounded(
+                    float(here[target][0]), without[target], none, {"n": len(latents)}
+                )
+        return found | self._shares()
 
-    def _bounds(
-        self, name: str, latents: npt.NDArray[np.int64], weights: Floats | None, unit: str
-    ) -> dict[str, Interval]:
-        if weights is None or not len(latents):
-            lone = Interval(None, None, reason="an interval needs sequences in at least two blocks")
-            return dict.fromkeys(_summary(name, np.zeros((1, 0)), np.zeros((1, 0))), lone)
-        rows = np.array_split(weights, math.ceil(len(weights) / RESAMPLE_ROWS))
-        drawn = resampled_ratios(self.sums, self.geometry, latents, rows)
-        parts = [_summary(name, *ratios) for ratios in drawn]
-        return {
-            metric: interval(np.concatenate([part[metric] for part in parts]), unit=unit)
-            for metric in parts[0]
-        }
+    def _nu(self, latents: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """``ν^ε`` and ``ν^r`` on all blocks, ``[1, n]`` each."""
+        return self.nu[ERROR][None, latents], self.nu[RECONSTRUCTION][None, latents]
+
+    def _shares(self) -> dict[str, Ratio]:
+        """Candidates among the chat-only latents whose scalings in the chat model are above 0."""
+        latents = self.members[CHAT_ONLY]
+        upright = self.upright[latents]
+        n, left_out = int(upright.sum()), int((~upright).sum())
+        none = None if n else NONE_ABOVE if len(latents) else NONE.format("chat-only")
+        here = _told_apart(*self._nu(latents), upright[None])
+        without = _told_apart(*without_each_block(self.sums, self.geometry, latents))
+        found = {COMPARED: Ratio(float(n), None, detail={"left_out": left_out})}
+        for metric in CANDIDATES:
+            count = int(here[metric].sum())
+            share = _bounded(
+                count / n if n else math.nan,
+                _share(without[metric], without[COMPARED]),
+                none,
+                {"n": count, "of": n, "left_out": left_out},
+            )
+            whole = in_whole_latents(count, n, share.bounds) if n and share.bounds else share.bounds
+            found[metric] = replace(share, bounds=whole)
+        return found
 
     def details(self) -> dict[str, Any]:
         """Why latents have no scaling, medians of every ``β``, candidates, and what they are set beside."""
@@ -140,15 +160,20 @@ class Ratios:
         }
 
     def _candidates(self) -> dict[str, int]:
-        """Of the chat-only latents: how many scaling confirms, and how many look like an artefact."""
-        own = (self.names == CHAT_ONLY) & self.known
-        error, written = (self.nu[target][own] >= limit for target, limit in LIMITS.items())
+        """Of the chat-only latents: how many scaling confirms, and how many look like an artefact.
+
+        Without those ``left_out``, whose scaling in the chat model is below 0 for one of the targets.
+        """
+        own = np.flatnonzero((self.names == CHAT_ONLY) & self.known)
+        found = _told_apart(*self._nu(own), self.upright[None, own])
+        specific, shrunk, decoupled = (found[metric] for metric in CANDIDATES)
         return {
-            "n": int(own.sum()),
-            "chat_specific": int((~error & ~written).sum()),
-            "complete_shrinkage": int(error.sum()),
-            "latent_decoupling": int(written.sum()),
-            "both": int((error & written).sum()),
+            "n": int(found[COMPARED].sum()),
+            "left_out": int((~found[COMPARED]).sum()),
+            "chat_specific": int(specific.sum()),
+            "complete_shrinkage": int(shrunk.sum()),
+            "latent_decoupling": int(decoupled.sum()),
+            "both": int((shrunk & decoupled).sum()),
         }
 
     def _medians(self, latents: npt.NDArray[np.int64]) -> dict[str, Any]:
@@ -173,31 +198,34 @@ class Ratios:
         }
 
 
-def _summary(name: str, error: Floats, written: Floats) -> dict[str, Floats]:
-    """The metrics of a class from ``ν^ε`` and ``ν^r``, ``[R, n]``: ``[R]`` each."""
-    found = {
-        f"cc_nu_error_{name}": _medians_of(error),
-        f"cc_nu_reconstruction_{name}": _medians_of(written),
-    }
-    if name == CHAT_ONLY:
-        both = np.isfinite(error) & np.isfinite(written)
-        shrunk, decoupled = error >= LIMITS[ERROR], written >= LIMITS[RECONSTRUCTION]
-        found["cc_chat_specific"] = _share(both & ~shrunk & ~decoupled, both)
-        found["cc_complete_shrinkage"] = _share(both & shrunk, both)
-        found["cc_latent_decoupling"] = _share(both & decoupled, both)
+def _told_apart(error: Floats, written: Floats, upright: Flags) -> dict[str, Flags]:
+    """Which latents are candidates by ``ν^ε`` and ``ν^r``, and which could be, ``[R, n]`` each."""
+    compared = upright & np.isfinite(error) & np.isfinite(written)
+    shrunk = np.abs(error) >= LIMITS[ERROR]
+    decoupled = np.abs(written) >= LIMITS[RECONSTRUCTION]
+    specific, *artefacts = CANDIDATES
+    found = {specific: compared & ~shrunk & ~decoupled, COMPARED: compared}
+    return found | dict(zip(artefacts, (compared & shrunk, compared & decoupled), strict=True))
+
+
+def _bounded(value: float, without: Floats, reason: str | None, detail: Mapping[str, int]) -> Ratio:
+    """A value with the jackknife's bounds of it ``without[present]`` each block."""
+    point = value if math.isfinite(value) else None
+    return Ratio(point, jackknife(value, without), reason, detail)
+
+
+def _medians_of(ratios: tuple[Floats, Floats]) -> dict[str, Floats]:
+    """The median of the finite entries of each row of ``ν^ε`` and ``ν^r``, not a number without any."""
+    found = {}
+    for target, x in zip((ERROR, RECONSTRUCTION), ratios, strict=True):
+        some: Flags = np.isfinite(x).sum(1) > 0
+        filled = np.where(some[:, None], x, 0.0)
+        medians = np.nanmedian(filled, axis=1) if x.shape[1] else np.full(len(x), np.nan)
+        found[target] = np.where(some, medians, np.nan)
     return found
 
 
-def _medians_of(x: Floats) -> Floats:
-    """The median of the finite entries of each row, not a number where there are none."""
-    some = np.isfinite(x).sum(1) > 0
-    if not some.any():
-        return np.full(len(x), np.nan)
-    found = np.nanmedian(np.where(some[:, None], x, 0.0), axis=1)
-    return np.where(some, found, np.nan)
-
-
-def _share(part: npt.NDArray[np.bool_], whole: npt.NDArray[np.bool_]) -> Floats:
+def _share(part: Flags, whole: Flags) -> Floats:
     total = whole.sum(1)
     return np.where(total > 0, part.sum(1) / np.maximum(total, 1), np.nan)
 

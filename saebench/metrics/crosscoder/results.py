@@ -11,7 +11,13 @@ import numpy as np
 
 from saebench.metrics.catalogue import CROSSCODER
 from saebench.metrics.crosscoder.geometry import Geometry
-from saebench.metrics.crosscoder.ratios import ERROR, RECONSTRUCTION, Ratios
+from saebench.metrics.crosscoder.ratios import (
+    CANDIDATES,
+    COMPARED,
+    ERROR,
+    RECONSTRUCTION,
+    Ratios,
+)
 from saebench.metrics.crosscoder.shares import METRICS, shares
 from saebench.metrics.crosscoder.sources import SourceErrors, explained
 from saebench.metrics.crosscoder.taxonomy import (
@@ -103,8 +109,8 @@ class Found:
             scaled = [m for item in CROSSCODER if (m := _unscaled(item.id, self.unscaled))]
         else:
             scaled = [
-                made(name, ratio.value, ratio.bounds, ratio.reason)
-                for name, ratio in self.ratios.measured(n_resamples=n_resamples, seed=seed).items()
+                made(name, ratio.value, ratio.bounds, ratio.reason, **ratio.detail)
+                for name, ratio in self.ratios.measured().items()
             ]
         return {measured.metric: measured for measured in [*found, *scaled]}
 
@@ -174,11 +180,7 @@ def unmeasured(reason: str) -> dict[str, Measurement]:
 
 def _unscaled(name: str, reason: str) -> Measurement | None:
     """A metric of scaling without a value; None for the other metrics."""
-    scaled = name.startswith("cc_nu") or name.split("_")[-1] in (
-        "specific",
-        "shrinkage",
-        "decoupling",
-    )
+    scaled = name.startswith("cc_nu") or name in (COMPARED, *CANDIDATES)
     return Measurement(definition(name).metric, None, reason=reason) if scaled else None
 
 

@@ -15,7 +15,6 @@ nothing is ``[n, d_sae]``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,23 +74,23 @@ def scalings(sums: ScalingSums, geometry: Geometry, min_firings: int) -> Scaling
     return Scalings(beta, solve(random, f2, geometry.norms[:, CHAT], why == ""), why)
 
 
-def resampled_ratios(
-    sums: ScalingSums,
-    geometry: Geometry,
-    latents: npt.NDArray[np.int64],
-    parts: Iterable[Floats],
-) -> Iterator[tuple[Floats, Floats]]:
-    """``(ν^ε, ν^r)``, each ``[R, n]``, of ``latents[n]``, for each ``weights[R, present]`` of ``parts``.
+def without_each_block(
+    sums: ScalingSums, geometry: Geometry, latents: npt.NDArray[np.int64]
+) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+    """``ν^ε`` and ``ν^r`` of ``latents[n]`` had one block of sequences not been read, ``[present, n]`` each.
 
-    ``weights`` count how often a resample draws each block of sequences; see :func:`present_blocks`.
+    The third is where both scalings are above 0 in the chat model. Blocks are those of
+    :func:`present_blocks`.
     """
     present, at = torch.from_numpy(present_blocks(sums)), torch.from_numpy(latents)
     squares = sums.squares.cpu()[present][:, at].numpy()
     dot = sums.dot.cpu()[..., at][:, :, present].numpy()
-    for weights in parts:
-        activation, error = (weights @ dot[:, place] for place in (0, 1))
-        own = (weights @ squares) * geometry.along[:, None, latents]
-        yield over(*(error + own)), over(*(activation - error))
+    # a product, not a difference: a latent that fires in no other block sums to exactly 0
+    rest = 1 - np.eye(len(present))
+    activation, missed = (rest @ dot[:, place] for place in (0, 1))
+    error = missed + (rest @ squares) * geometry.along[:, None, latents]
+    written = activation - missed
+    return over(*error), over(*written), (error[CHAT] > 0) & (written[CHAT] > 0)
 
 
 def present_blocks(sums: ScalingSums) -> npt.NDArray[np.int64]:

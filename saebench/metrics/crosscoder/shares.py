@@ -57,9 +57,13 @@ def _share(name: str, here: dict[str, int], without: list[dict[str, int]]) -> Sh
     if not total:
         return Share(n, total, Interval(None, None, reason="no latent fired"))
     left = [one[name] / of if (of := _total(name, one)) else math.nan for one in without]
-    found = jackknife(n / total, left)
+    return Share(n, total, in_whole_latents(n, total, jackknife(n / total, left)))
+
+
+def in_whole_latents(n: int, total: int, found: Interval) -> Interval:
+    """The bounds of ``n / total`` rounded outwards to whole latents, at least one either way."""
     if found.low is None or found.high is None:
-        return Share(n, total, found)
+        return found
     low = max(min(math.floor(found.low * total), n - 1), 0) / total
     high = min(max(math.ceil(found.high * total), n + 1), total) / total
-    return Share(n, total, Interval(low, high, f"{found.how}, in whole latents"))
+    return Interval(low, high, f"{found.how}, in whole latents")

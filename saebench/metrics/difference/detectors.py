@@ -9,7 +9,7 @@ latent fires before the answer: on tokens of the answer itself it says nothing t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,14 @@ from torch import Tensor
 
 from saebench.codes import SparseCodes
 from saebench.metrics.difference.arms import Figure
-from saebench.metrics.difference.sums import Groups, weights_of
-from saebench.metrics.estimates import RESAMPLE_ROWS
-from saebench.stats import Floats
+from saebench.metrics.difference.sums import Groups
+from saebench.metrics.estimates import ONE_GROUP, RESAMPLE_ROWS
+from saebench.stats import Floats, Interval, jackknife
 
 CHOOSING, JUDGING = 0, 1
 SCORES = ("precision", "recall", "f1")
+NO_FIRE = "the judging half has no fire token"
+ALIKE = 1e-12  # estimates that differ by rounding alone are equal
 
 
 @dataclass(frozen=True)
@@ -221,38 +223,48 @@ def prompt_maxima(codes: np.ndarray, prompts: Prompts) -> np.ndarray:
 
 
 def judged(
-    codes: np.ndarray,
-    prompts: Prompts,
-    group_ids: np.ndarray,
-    n_resamples: int,
-    seed: int,
-    unit: str = "sequences",
+    codes: np.ndarray, prompts: Prompts, group_ids: np.ndarray, unit: str = "sequences"
 ) -> dict[str, Figure]:
     """Scores of one latent on the judging half with intervals, from its ``codes[n]``.
 
-    ``group_ids[p]`` are the resampling groups of the prompts. With the scores comes ``prompt_auroc``, of
-    the largest code of each prompt.
+    ``group_ids[p]`` are the groups of the prompts, ``unit`` names what they are. With the scores comes
+    ``prompt_auroc``, of the largest code of each prompt. Intervals leave out one group at a time: half of the
+    documents are few, and a percentile bootstrap over few is too narrow.
     """
     inside = prompts.half == JUDGING
     groups = Groups.of(group_ids[inside], unit)
-    weights = weights_of(groups, n_resamples, seed)
+    weights = np.concatenate([np.ones((1, groups.n)), 1 - np.eye(groups.n)])
     of_group = np.zeros(prompts.n, dtype=np.int64)
     of_group[inside] = groups.of_token
     keep = inside[prompts.of_token]
     fires, fire, group = codes[keep] > 0, prompts.fire[keep], of_group[prompts.of_token[keep]]
 
-    def by_group(which: np.ndarray) -> Floats:
+    def without(which: np.ndarray) -> Floats:
         counts = np.bincount(group[which], minlength=groups.n).astype(np.float64)
-        return np.concatenate([[counts.sum()], weights @ counts])
+        return weights @ counts
 
-    right, wrong, missed = by_group(fires & fire), by_group(fires & ~fire), by_group(~fires & fire)
-    found = {
-        name: Figure.of(value, unit=unit) for name, value in scores(right, wrong, missed).items()
-    }
+    right, wrong, missed = without(fires & fire), without(fires & ~fire), without(~fires & fire)
+    found = scores(right, wrong, missed)
     maxima, positive = prompt_maxima(codes, prompts)[inside], prompts.positive[inside]
-    of_prompts = weights[:, of_group[inside]]
-    samples = [auroc(maxima, positive), auroc(maxima, positive, of_prompts)]
-    return {**found, "prompt_auroc": Figure.of(np.concatenate(samples), unit=unit)}
+    found["prompt_auroc"] = auroc(maxima, positive, weights[:, of_group[inside]])
+    unseen = right + missed == 0  # without a fire token nothing is detected or missed
+    return {name: _figure(np.where(unseen, np.nan, value), unit) for name, value in found.items()}
+
+
+def _figure(values: Floats, unit: str) -> Figure:
+    """The estimate and those without each group, ``[1 + groups]``, as a figure from 0 to 1."""
+    value, left = float(values[0]), values[1:]
+    if not np.isfinite(value):
+        return Figure.of(values[:1], NO_FIRE)
+    if left.size > 1 and np.ptp(left) <= ALIKE:
+        why = f"it is the same without any one of {left.size} {unit}"
+        return Figure(value, Interval(None, None, reason=why))
+    bounds = jackknife(value, left, bounds=(0.0, 1.0))
+    if bounds.reason:
+        why = f"it takes fire tokens in two {unit}" if left.size > 1 else ONE_GROUP
+        return Figure(value, Interval(None, None, reason=why))
+    how = f"delete-one jackknife over {unit}, t with {left.size - 1} degrees of freedom, 95%"
+    return Figure(value, replace(bounds, how=how))
 
 
 def columns(codes: SparseCodes, latents: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 Between neighbouring ``k₁ < k₂`` of one sweep the gain is ``(FVE₂ − FVE₁)/log₂(k₂/k₁)``. An *elbow* at k is a
 gain after k of less than half the gain before, with an interval that excludes half. A gain that exceeds
-both its neighbours by more than the interval *stands out*: points of a sweep that are alike in everything
-but k do not do that, so such a jump suggests another training budget, and no elbow is read off it.
+both its neighbours by more than the interval *stands out*, and no elbow is read off it. Intervals are over
+the text that is measured on. There is one training run per k, and runs differ as well: a gain may stand out
+for that alone, or for another training budget where budgets are not known to be equal.
 """
 
 from __future__ import annotations

@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from fixtures.planted_crosscoder import Latent, PlantedCrosscoder, planted_crosscoder
 from saebench.evals.crosscoder import CrosscoderEval, SourcesEval
 from saebench.metrics.catalogue import CROSSCODER
 from saebench.metrics.crosscoder import results
+from saebench.metrics.crosscoder.ratios import Ratios
 from saebench.metrics.crosscoder.results import Found, unmeasured
 from saebench.metrics.crosscoder.shares import shares
 from saebench.passes import SiteView, SubjectView
@@ -134,7 +136,8 @@ def test_medians_of_ratios_are_the_planted_ones(measured):
             item = measured[f"cc_nu_{target}_{name}"]
             assert item.value == pytest.approx(np.median(truth[own]), abs=1e-5)
             assert item.low - 1e-9 <= item.value <= item.high + 1e-9
-            assert "16 blocks of sequences" in item.interval
+            assert item.interval == "delete-one-block jackknife, 95%, 16 blocks"
+            assert item.detail == {"n": sum(own)}
 
 
 CLEAR = (
@@ -153,9 +156,12 @@ def test_artefacts_among_chat_only_latents_are_told_from_what_is_specific():
     assert measured["cc_chat_specific@1"].value == 0.5
     assert measured["cc_complete_shrinkage@1"].value == 0.25
     assert measured["cc_latent_decoupling@1"].value == 0.25
+    assert measured["cc_chat_only_compared@1"].value == 4
+    assert measured["cc_chat_specific@1"].detail == {"n": 2, "of": 4, "left_out": 0}
     tables = found_.details()["scaling"]
     expected = {
         "n": 4,
+        "left_out": 0,
         "chat_specific": 2,
         "complete_shrinkage": 1,
         "latent_decoupling": 1,
@@ -166,6 +172,74 @@ def test_artefacts_among_chat_only_latents_are_told_from_what_is_specific():
     assert tables["undefined"]["no_chat_direction"]["by_class"]["base_only"] == 1
     assert tables["control"]["own"] == pytest.approx(1, abs=1e-4)
     assert tables["control"]["random"] < 0.3
+
+
+def test_bounds_of_a_median_are_the_jackknife_of_passes_without_each_block():
+    planted = planted_crosscoder()
+    sae = planted.crosscoder()  # with rows that are not orthogonal: latents write into each other
+    sae.W_dec = sae.W_dec + 0.1 * torch.randn(sae.W_dec.shape, generator=torch.manual_seed(0))
+    of_all = found(planted, sae=sae, noise=0.3, min_firings=1)
+    measured, blocks = of_all.measurements(n_sequences=100), torch.arange(N) // LENGTH % 16
+    for target in ("error", "reconstruction"):
+        left = []
+        for block in range(16):
+            order = (blocks != block).nonzero().squeeze(1)
+            part = found(planted, sae=sae, noise=0.3, min_firings=1, order=order)
+            left.append(np.median(part.ratios.nu[target][part.names == "shared"]))
+        spread = np.sqrt(15 / 16 * np.sum((np.array(left) - np.mean(left)) ** 2))
+        item = measured[f"cc_nu_{target}_shared@1"]
+        reach = stats.t.ppf(0.975, 15) * spread
+        assert reach > 1e-4
+        assert item.low == pytest.approx(item.value - reach, abs=1e-6)
+        assert item.high == pytest.approx(item.value + reach, abs=1e-6)
+
+
+def test_the_bounds_of_a_share_are_at_least_one_latent_wide():
+    measured = found(planted_crosscoder(CLEAR), noise=0.01).measurements(n_sequences=100)
+    item = measured["cc_chat_specific@1"]
+    assert (item.low, item.value, item.high) == (0.25, 0.5, 0.75)
+    assert item.interval == "delete-one-block jackknife, 95%, 16 blocks, in whole latents"
+
+
+def test_a_base_model_that_holds_a_latent_the_other_way_round_holds_it():
+    own = replace(CLEAR[2], hidden=-4.9)
+    opposite = found(planted_crosscoder((*CLEAR[:2], own, *CLEAR[3:])), noise=0.01)
+    assert opposite.ratios.nu["error"][2] == pytest.approx(-4.9, abs=1e-2)
+    measured = opposite.measurements(n_sequences=100)
+    assert measured["cc_chat_specific@1"].value == 0.5
+    assert measured["cc_complete_shrinkage@1"].value == 0.25
+    # a follower's base direction is what decouples: here it points the other way
+    follower = opposite.geometry, opposite.ratios.sums
+    follower[1].dot[0, 0, :, 3] -= 2 * (follower[1].dot[0, 0, :, 3] - follower[1].dot[0, 1, :, 3])
+    ratios = Ratios(follower[1], follower[0], opposite.names, min_firings=1, n_compared=99, seed=0)
+    assert ratios.nu["reconstruction"][3] < -0.5
+    assert ratios.measured()["cc_latent_decoupling"].value == 0.25
+
+
+@pytest.mark.parametrize("target", ["error", "reconstruction"])
+def test_latents_with_a_scaling_below_0_in_the_chat_model_are_left_out_and_counted(target):
+    item = found(planted_crosscoder(CLEAR), noise=0.01)
+    sums, geometry = item.ratios.sums, item.geometry
+    own = sums.squares[:, 0] * geometry.along[1, 0]
+    if target == "error":  # ν^ε is small whichever sign its divisor has
+        sums.dot[1, :, :, 0] -= 2 * own
+    else:
+        sums.dot[1, 0, :, 0] = sums.dot[1, 1, :, 0] - own
+    ratios = Ratios(sums, geometry, item.names, min_firings=1, n_compared=99, seed=0)
+    other = {"error": "reconstruction", "reconstruction": "error"}[target]
+    assert ratios.found.beta[target][1, 0] < 0 < ratios.found.beta[other][1, 0]
+    measured = ratios.measured()
+    assert measured["cc_chat_only_compared"].value == 3
+    assert measured["cc_chat_specific"].value == pytest.approx(1 / 3)
+    assert measured["cc_chat_specific"].detail == {"n": 1, "of": 3, "left_out": 1}
+    bounds = measured["cc_chat_specific"].bounds  # without any block they are left out too
+    assert (bounds.low, bounds.high) == (0, 2 / 3)
+    assert ratios.details()["candidates"]["left_out"] == 1
+    sums.dot[1, 1, :, :4] -= 2 * sums.squares[:, :4] * torch.from_numpy(geometry.along[1, :4])
+    none = Ratios(sums, geometry, item.names, min_firings=1, n_compared=99, seed=0).measured()
+    assert none["cc_chat_specific"].value is None
+    assert "above 0 in the chat model" in none["cc_chat_specific"].reason
+    assert none["cc_chat_only_compared"].value == 0
 
 
 def test_shared_latents_are_set_beside_as_many_drawn_at_random():

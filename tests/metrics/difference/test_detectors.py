@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
 from saebench.codes import SparseCodes
@@ -102,7 +105,7 @@ def test_the_planted_detector_is_chosen_and_judged_on_the_other_half():
     best = firings.best(3)
     assert best[0] == 5
     assert 9 not in firings.best(M)  # it never fires
-    found = judged(DENSE[:, 5], PROMPTS, np.arange(80), n_resamples=200, seed=0)
+    found = judged(DENSE[:, 5], PROMPTS, np.arange(80))
     inside = PROMPTS.half[OF_TOKEN] == JUDGING
     assert found["recall"].value == 1
     assert found["precision"].value == pytest.approx(
@@ -124,7 +127,7 @@ def test_the_auroc_of_prompts_is_that_of_scikit_learn():
     for latent in range(M):
         maxima = np.array([DENSE[p == OF_TOKEN, latent].max() for p in range(80)])
         assert prompt_maxima(DENSE[:, latent], PROMPTS) == pytest.approx(maxima)
-        found = judged(DENSE[:, latent], PROMPTS, np.arange(80), n_resamples=0, seed=0)
+        found = judged(DENSE[:, latent], PROMPTS, np.arange(80))
         expected = roc_auc_score(PROMPTS.positive[inside], maxima[inside])
         assert found["prompt_auroc"].value == pytest.approx(expected)
 
@@ -141,18 +144,54 @@ def test_the_weighted_auroc_is_that_of_repeated_rows():
     assert np.isnan(auroc(values, np.ones(40, dtype=bool))[0])
 
 
-def test_the_interval_of_precision_is_of_prompts_drawn_whole():
-    from saebench.stats import bootstrap_weights
+def naive(latent: int, documents: np.ndarray) -> dict[str, tuple[float, float, float]]:
+    """Each score on the judging half with its jackknife over documents, by scikit-learn and scipy."""
+    inside = PROMPTS.half == JUDGING
 
-    found = judged(DENSE[:, 5], PROMPTS, np.arange(80), n_resamples=300, seed=4)["precision"]
-    inside = np.flatnonzero(PROMPTS.half == JUDGING)
-    values = []
-    for row in bootstrap_weights(inside.size, 300, 4).astype(int):
-        tokens = [np.flatnonzero(p == OF_TOKEN) for p in np.repeat(inside, row)]
-        drawn = np.concatenate(tokens)
-        values.append(precision_score(FIRE[drawn], DENSE[drawn, 5] > 0, zero_division=0))
-    low, high = np.quantile(values, [0.025, 0.975])
-    assert (found.bounds.low, found.bounds.high) == pytest.approx((low, high))
+    def four(keep: np.ndarray) -> list[float]:
+        tokens = keep[OF_TOKEN]
+        given = FIRE[tokens], DENSE[tokens, latent] > 0
+        maxima = np.array([DENSE[p == OF_TOKEN, latent].max() for p in np.flatnonzero(keep)])
+        found = [s(*given, zero_division=0) for s in (precision_score, recall_score, f1_score)]
+        return [*found, roc_auc_score(PROMPTS.positive[keep], maxima)]
+
+    left = np.array([four(inside & (documents != d)) for d in np.unique(documents[inside])])
+    n = len(left)
+    error = np.sqrt((n - 1) * left.var(axis=0))
+    reach = stats.t.ppf(0.975, n - 1) * error
+    names = ("precision", "recall", "f1", "prompt_auroc")
+    return {
+        name: (value, max(value - r, 0.0), min(value + r, 1.0))
+        for name, value, r in zip(names, four(inside), reach, strict=True)
+    }
+
+
+@pytest.mark.parametrize("latent", [0, 7])
+def test_intervals_are_the_jackknife_over_documents_with_students_t(latent):
+    documents = np.arange(80) // 4
+    found = judged(DENSE[:, latent], PROMPTS, documents, "documents")
+    for name, (value, low, high) in naive(latent, documents).items():
+        assert found[name].value == pytest.approx(value)
+        assert (found[name].bounds.low, found[name].bounds.high) == pytest.approx((low, high))
+    n = np.unique(documents[PROMPTS.half == JUDGING]).size
+    assert f"over documents, t with {n - 1} degrees" in found["f1"].bounds.how
+
+
+def test_a_score_that_no_document_changes_has_no_interval():
+    recall = judged(DENSE[:, 5], PROMPTS, np.arange(80))["recall"]
+    assert recall.value == 1
+    assert recall.bounds.low is None
+    assert "the same without any one of 40 sequences" in recall.to_json()["reason"]
+
+
+def test_fire_tokens_of_one_document_alone_have_no_interval():
+    fire = FIRE & np.isin(OF_TOKEN, np.flatnonzero(PROMPTS.half == JUDGING)[:8])
+    first = OF_TOKEN[fire][0]
+    one = replace(PROMPTS, fire=fire & (first == OF_TOKEN))
+    found = judged(DENSE[:, 7], one, np.arange(80), "documents")
+    for figure in found.values():
+        assert figure.value is not None
+        assert "fire tokens in two documents" in figure.bounds.reason
 
 
 def test_tokens_of_the_answer_detect_no_prompt_but_are_wrong_as_fire_tokens():
@@ -167,7 +206,7 @@ def test_tokens_of_the_answer_detect_no_prompt_but_are_wrong_as_fire_tokens():
     assert not found.on_prompts.any()
     assert found.tokens[:, 2, 0, 4].sum() == answer.sum() > 0
     assert not prompt_maxima(dense[:, 4], prompts).any()
-    figures = judged(dense[:, 4], prompts, np.arange(80), 0, 0)
+    figures = judged(dense[:, 4], prompts, np.arange(80))
     assert figures["prompt_auroc"].value == 0.5
     assert figures["precision"].value == 0
 
