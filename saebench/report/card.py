@@ -73,7 +73,7 @@ def card_body(
     of_each = {record.name: _of_all(record, cases, verdicts) for record in records}
     if one:
         parts += [_summary(records[0], of_each[records[0].name])]
-        parts += _checkpoint(records[0], verdicts, images, "##")
+        parts += _checkpoint(records[0], records, verdicts, images, "##")
         parts += case_sections(records[0], cases, verdicts, "##")
     else:
         parts += [_set_summary(of_each, verdicts), "## Comparison", _comparison(records, of_each)]
@@ -82,7 +82,7 @@ def card_body(
         for record in records:
             summary = _summary(record, of_each[record.name])
             parts += [f"## {escape.markdown_text(record.name)}", summary]
-            parts += _checkpoint(record, verdicts, {}, "###")
+            parts += _checkpoint(record, records, verdicts, {}, "###")
             parts += case_sections(record, cases, verdicts, "###")
     if groups:
         parts += ["## Groups", groups_intro(groups)]
@@ -102,7 +102,11 @@ def card_body(
 
 
 def _checkpoint(
-    record: Record, verdicts: Sequence[Verdict], images: Mapping[str, str], level: str
+    record: Record,
+    beside: Sequence[Record],
+    verdicts: Sequence[Verdict],
+    images: Mapping[str, str],
+    level: str,
 ) -> list[str]:
     return [
         f"{level} What it is",
@@ -114,7 +118,7 @@ def _checkpoint(
         f"{level} Evaluation",
         sections.evaluation(record, verdicts),
         *escape.pictures(images),
-        *diffing_sections(record, level),
+        *diffing_sections(record, level, beside),
     ]
 
 
