@@ -98,7 +98,7 @@ class TestLoad:
         (tmp_path / "cfg.json").write_text('{"evil\\u001b[31m": 1}')
         with pytest.raises(UnknownFormatError) as error:
             load_sae(tmp_path)
-        assert "none of the 22 known formats fits" in str(error.value)
+        assert "none of the 23 known formats fits" in str(error.value)
         assert "params.npz" in str(error.value)
         assert "\x1b" not in str(error.value)
 
