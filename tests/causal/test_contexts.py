@@ -141,4 +141,19 @@ def test_memory_is_bounded_by_the_sample(monkeypatch):
         index.update(sparse(dense.flatten(0, 1)), sequence, torch.arange(LENGTH).repeat(10))
         assert index._waiting <= D_SAE * 10
     assert len(index.probes()) == D_SAE * 4
-    assert len(index._kept.latent) == D_SAE * 4
+    assert sum(len(block.latent) for block in index._kept.values()) == D_SAE * 4
+
+
+def test_merging_sorts_no_more_than_a_block_of_latents_at_a_time(monkeypatch):
+    index = ContextIndex(D_SAE, 4, 0)
+    dense = torch.ones(10, LENGTH, D_SAE)
+    sequence = torch.arange(10).repeat_interleave(LENGTH)
+    index.update(sparse(dense.flatten(0, 1)), sequence, torch.arange(LENGTH).repeat(10))
+    sorts = []
+    sort = contexts._sorted
+    monkeypatch.setattr(
+        contexts, "_sorted", lambda *columns: (sorts.append(len(columns[0])), sort(*columns))[1]
+    )
+    index._merge()
+    assert max(sorts) <= 10 * -(-D_SAE // contexts._BLOCKS)
+    assert sum(sorts) == 10 * D_SAE

@@ -69,8 +69,35 @@ def test_gaps_are_shared_latents_of_high_cosine_and_low_correlation(result):
     assert result.gap_share.value == pytest.approx(len(sure) / 7)
     assert result.gap_share_point.value == pytest.approx(len(expected) / 7)
     values = of_pair(result, n_tokens=420, n_sequences=99)
-    assert values["causal_gap_share@2"].value == result.gap_share.value
+    random = result.found.nulls["random"].values["pearson"]
+    assert found["n_random_below"] == sum(random[j] < 0.75 for j in expected) > 0
+    assert found["n_random_known"] == len(expected)
+    assert values["causal_gap_share@1"].value == result.gap_share.value
     assert values["causal_gap_share_point@1"].value == result.gap_share_point.value
+
+
+def test_gaps_without_a_null_are_not_said_to_be_of_any_direction(result):
+    nulls = dict(result.found.nulls)
+    (first, *rest) = result.gaps()["latents"]
+    random = nulls["random"].values["pearson"].copy()
+    random[rest] = 0.9
+    for value, expected in ((0.1, (1, 1 + len(rest))), (np.nan, (0, len(rest)))):
+        random[first] = value
+        values = {**nulls["random"].values, "pearson": random}
+        changed = {**nulls, "random": replace(nulls["random"], values=values)}
+        found = replace(result, found=replace(result.found, nulls=changed)).gaps()
+        assert (found["n_random_below"], found["n_random_known"]) == expected
+    found = replace(result, found=replace(result.found, nulls={})).gaps()
+    assert (found["n_random_below"], found["n_random_known"]) == (0, 0)
+
+
+def test_the_effect_in_each_model_is_of_its_own_shifts(result):
+    shared = slice(0, 7)  # latent 7 has too few probes
+    base, chat = (np.median(result.found.effect["latent"][model][shared]) for model in (0, 1))
+    assert abs(base - chat) > 1e-3
+    values = of_pair(result, n_tokens=420, n_sequences=99)
+    assert values["causal_effect@1"].value == pytest.approx(base)
+    assert values["causal_effect_chat@1"].value == pytest.approx(chat)
 
 
 def test_sure_gaps_are_listed_before_those_of_lower_correlation(result):

@@ -283,14 +283,62 @@ def test_the_plot_has_a_dot_per_known_latent_and_the_same_bytes_again():
     dots = {
         c.get_label(): len(c.get_offsets()) for c in axes.collections if len(c.get_offsets()) > 1
     }
-    assert dots == {"shared (29)": 29, "other (10)": 10}
+    assert dots == {"shared (29)": 26, "gap, random as low (3)": 3, "other (10)": 10}
+    (rings,) = (c for c in axes.collections if c.get_label().startswith("gap, random"))
+    assert len(rings.get_facecolors()) == 0
+    columns = one.details["causal"]["latents"]
+    place = {j: i for i, j in enumerate(columns["latent"])}
+    gaps = [place[j] for j in one.details["causal"]["gaps"]["latents"]]
+    assert sorted(y for _, y in rings.get_offsets()) == sorted(columns["pearson"][i] for i in gaps)
+    words = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert "gap, random as low (3)" in words
     assert [line.get_ydata()[0] for line in axes.lines] == pytest.approx(
         [
             one.details["causal"]["classes"]["shared"]["statistics"][f"{null}_pearson"]["value"]
             for null in ("random", "mismatched")
         ]
     )
-    assert "39 latents; 3 in the region of gaps, 2 for sure" in causal_plot.caption(one)
+    assert causal_plot.caption(one).endswith(
+        "39 latents; 3 in the region of gaps, 2 for sure; in 3 of 3 a random direction is as low"
+    )
+
+
+def with_null(values, *, stored):
+    """A record with random-direction correlations of its three gaps; older ones do not count them."""
+    found, result = details()
+    for latent, value in zip(found["gaps"]["latents"], values, strict=True):
+        found["latents"]["random_pearson"][found["latents"]["latent"].index(latent)] = value
+    low, tested = (found["gaps"].pop(key) for key in ("n_random_below", "n_random_known"))
+    if stored:
+        known = [v for v in values if v is not None]
+        assert low <= tested
+        found["gaps"] |= {
+            "n_random_below": sum(v < 0.5 for v in known),
+            "n_random_known": len(known),
+        }
+    return record(found, result)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize(
+    ("values", "words", "hollow"),
+    [
+        ((0.1, 0.9, 0.499), "In 2 of 3 a random direction correlates below 0.500 on the same", 2),
+        ((0.1, 0.5, None), "In 1 of 2 a random direction correlates below 0.500 on the same", 1),
+        ((0.5, 0.9, 0.9), "In none of 3 does a random direction correlate below 0.500", 0),
+        ((None, None, None), "", 0),
+    ],
+)
+def test_gaps_of_any_direction_are_told_from_those_of_the_latent(values, words, hollow, stored):
+    one = with_null(values, stored=stored)
+    text = section(one)
+    assert words in text
+    assert ("these contexts differ for any direction" in text) == (hollow > 0)
+    assert ("random direction correlate" in text) == bool(words)
+    assert "| Pearson, random |" in text
+    labels = [c.get_label() for c in causal_plot.causal_plot(one).axes[0].collections]
+    assert (f"gap, random as low ({hollow})" in labels) == (hollow > 0)
+    assert any("gap, random" in label for label in labels) == (hollow > 0)
 
 
 def test_without_two_models_there_is_nothing_to_plot():

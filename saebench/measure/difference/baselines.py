@@ -85,14 +85,15 @@ def _check_fit(run: Run, checkpoint: Checkpoint) -> None:
     }
     if not configs or any(one.d_in == cfg.d_in for one in there.values()):
         return
-    read = {f"{name} {one.site}" for name, one in configs.items()}
-    widths = {f"{name} {one.d_in:,}" for name, one in there.items()}
+    found = (
+        f"it reads {cfg.site}, and {_some([f'{name} {one.site}' for name, one in configs.items()])}"
+    )
+    if there:
+        widths = _some([f"{name} {one.d_in:,}" for name, one in there.items()])
+        found = f"it has d_in {cfg.d_in:,} at {cfg.site}, and {widths}"
     raise ConfigError(
-        f"an SAE of the base model that reads what a difference SAE of the run does, at "
-        f"{checkpoint.reference}",
-        f"it has d_in {cfg.d_in:,}, of those at {cfg.site} {_some(widths)}"
-        if there
-        else f"it reads {cfg.site}, {_some(read)}",
+        f"an SAE of the base model at {checkpoint.reference} that reads what a difference SAE does",
+        found,
         "Correct base_saes of [difference]: same model, same site, or leave it out.",
     )
 
