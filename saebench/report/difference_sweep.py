@@ -90,7 +90,21 @@ def _layers(records: Sequence[Record]) -> str:
                 f"{shown} ({_count(dead.get('n'))})",
             ]
         )
-    return markdown_grid(header, body, right=range(3, len(header)))
+    table = markdown_grid(header, body, right=range(3, len(header)))
+    return f"{_measured_on(records)}\n\n{table}"
+
+
+def _measured_on(records: Sequence[Record]) -> str:
+    """Which text the figures are of: the run's own has others, which stand apart."""
+    texts = [mapping(_found(record).get("text")) for record in records]
+    if all(text.get("own", True) for text in texts):
+        return "FVE, L0 and dead latents on the run's own text."
+    sizes = {mapping(text.get("data")).get("n_sequences") for text in texts}
+    size = f" {_count(sizes.pop())}" if len(sizes) == 1 else ""
+    return (
+        f"FVE, L0 and dead latents on the{size} labelled prompts, also in the sweeps. On the run's own text, in "
+        "the table above, tokens are others and so are the figures."
+    )
 
 
 def _sign(difference: object) -> str:

@@ -46,8 +46,8 @@ LATENT = (
 DIFFERENCE: tuple[Definition, ...] = (
     Definition(
         "diff_fve",
-        "FVE of the difference",
-        "1 − Σ‖e‖² / Σ‖δ − δ̄‖²",
+        "FVE on the prompts",
+        "1 − Σ‖e‖² / Σ‖δ − δ̄‖² over all tokens of the labelled prompts (of the run's own text without any)",
         "fraction",
         "higher",
         UP_TO_ONE,
@@ -95,7 +95,7 @@ DIFFERENCE: tuple[Definition, ...] = (
     ),
     Definition(
         "diff_l0",
-        "L0 on the difference",
+        "L0 on the prompts",
         "mean #{f ≠ 0} per token",
         "latents/token",
         "none",
@@ -105,7 +105,7 @@ DIFFERENCE: tuple[Definition, ...] = (
     ),
     Definition(
         "diff_dead_fraction",
-        "Dead latents on these tokens",
+        "Dead latents on the prompts",
         "#{latents with f = 0 on every token}/m",
         "fraction",
         "lower",
