@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from saebench.report import escape
-from saebench.report.digits import count
+from saebench.report.digits import counted
 from saebench.report.places import portable
 from saebench.report.stored import mapping
 from saebench.report.table import markdown_grid
@@ -41,7 +41,7 @@ def _drawn(name: str, part: Mapping[str, Any]) -> str:
     where = "" if name == "data" else f" ({escape.markdown_text(name.replace('_', '-'))} texts)"
     share = _percent(mapping(part.get("ambiguous_share")))
     return (
-        f"Of {_count(part.get('n_drawn'))} drawn texts{where} {_count(part.get('n_ambiguous'))} were "
+        f"Of {counted(part.get('n_drawn'))} drawn texts{where} {counted(part.get('n_ambiguous'))} were "
         f"ambiguous and dropped ({share})."
     )
 
@@ -55,7 +55,7 @@ def _agreement(found: Mapping[str, Any]) -> str:
         reason = escape.markdown_text(fleiss.get("reason") or "no text has a label of all")
         return f"Agreement of the judges has no κ: {reason}."
     return (
-        f"The judges agree with Fleiss' κ {_number(fleiss)} on the {_count(fleiss.get('n'))} texts that all "
+        f"The judges agree with Fleiss' κ {_number(fleiss)} on the {counted(fleiss.get('n'))} texts that all "
         f"of them label (raw agreement {_number(mapping(found.get('raw')))})."
     )
 
@@ -86,7 +86,7 @@ def _scores(found: Mapping[str, Any]) -> str:
     right = f"the judges {_listed(judges)}" if judges else f"column {_code(against.get('column'))}"
     table = markdown_grid(["Class", "Precision", "Recall"], rows, right=(1, 2))
     return (
-        f"The rules against {right}, on the {_count(found.get('n_texts'))} texts that have a label there; "
+        f"The rules against {right}, on the {counted(found.get('n_texts'))} texts that have a label there; "
         f"in brackets 95 % intervals:\n\n{table}"
     )
 
@@ -117,7 +117,3 @@ def _listed(names: object) -> str:
 
 def _code(text: object) -> str:
     return escape.code_span(portable(text))
-
-
-def _count(value: object) -> str:
-    return count(value) if isinstance(value, int | float) else "–"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from saebench.record import Record
 from saebench.report import escape
 from saebench.report.concept_labels import labels
-from saebench.report.digits import count, number_or_dash
-from saebench.report.stored import mapping
+from saebench.report.digits import counted, number_or_dash
+from saebench.report.stored import items, mapping
 from saebench.report.table import markdown_grid
 
 PART = "concepts"
@@ -83,7 +83,7 @@ def _intro(found: Mapping[str, Any]) -> str:
     how = (
         "all arrangements"
         if train.get("exact")
-        else f"{_count(train.get('n_permutations'))} of them"
+        else f"{counted(train.get('n_permutations'))} of them"
     )
     pooling = asked.get("pooling")
     pooled = (
@@ -95,13 +95,13 @@ def _intro(found: Mapping[str, Any]) -> str:
         f"codes pooled by the {escape.markdown_text(pooled)} the tokens that count. The largest of many |d| "
         "is large by chance: beside it stands the largest under permuted labels "
         f"({unit.get(str(train.get('exchanged')), 'labels are permuted')}; {how}). "
-        f"A latent that fires on fewer than {_count(asked.get('min_firings'))} texts cannot win."
+        f"A latent that fires on fewer than {counted(asked.get('min_firings'))} texts cannot win."
     )
 
 
 def _other(concept: Mapping[str, Any]) -> str:
     """The class that is not the positive one, by its name where there is one."""
-    others = [name for name in _items(concept.get("classes")) if name != concept.get("positive")]
+    others = [name for name in items(concept.get("classes")) if name != concept.get("positive")]
     return escape.code_span(others[0]) if len(others) == 1 else "the other class"
 
 
@@ -118,8 +118,8 @@ def _splits(latents: Mapping[str, Any]) -> str:
         rows.append(
             [
                 title,
-                f"{_count(side.get('n1'))} + {_count(side.get('n0'))}",
-                _count(side.get("n_eligible")),
+                f"{counted(side.get('n1'))} + {counted(side.get('n0'))}",
+                counted(side.get("n_eligible")),
                 f"{_decimals(d.get('observed'))} ({_latent(side.get('best'))})",
                 _null(mapping(d.get("null"))),
                 number_or_dash(d.get("p")),
@@ -137,13 +137,13 @@ def _counts(latents: Mapping[str, Any]) -> str:
     train = mapping(splits.get("train"))
     over = mapping(train.get("n_over_1"))
     lines = [
-        f"On training texts {_count(over.get('observed'))} latents have |d| > 1, by chance "
+        f"On training texts {counted(over.get('observed'))} latents have |d| > 1, by chance "
         f"{_null(mapping(over.get('null')), whole=True)} (p = {number_or_dash(over.get('p'))}). "
         f"{_discoveries(train)} No p here can be below {number_or_dash(train.get('smallest_p'))}."
     ]
     if infinite := train.get("n_infinite"):
         lines.append(
-            f"{_count(infinite)} latents are constant in each class and differ between them; their d is "
+            f"{counted(infinite)} latents are constant in each class and differ between them; their d is "
             "infinite, and they count in no maximum."
         )
     missing = mapping(latents.get("reasons"))
@@ -163,17 +163,17 @@ def _discoveries(train: Mapping[str, Any]) -> str:
     said = ""
     if "n_corrected" in found:
         said = (
-            f"{_count(found['n_corrected'])} differ between the classes with a p of {level} % or less "
+            f"{counted(found['n_corrected'])} differ between the classes with a p of {level} % or less "
             "corrected for the maximum. "
         )
     n, needed = found.get("n"), found.get("n_needed")
     if n is not None:
         own = "each by its own permutations"
-        return f"{said}At a false discovery rate of {percent} % {_count(n)} differ, {own}."
+        return f"{said}At a false discovery rate of {percent} % {counted(n)} differ, {own}."
     more = "the texts have too few arrangements"
     if needed is not None:
-        has = _count(train.get("n_permutations"))
-        more = f"{has} permutations are too few, about {_count(needed)} would do"
+        has = counted(train.get("n_permutations"))
+        more = f"{has} permutations are too few, about {counted(needed)} would do"
     return f"{said}How many do at a false discovery rate of {percent} % cannot be resolved: {more}."
 
 
@@ -260,13 +260,13 @@ def _halves(halves: Mapping[str, Any]) -> str:
     overlap, shuffled = (mapping(halves.get(key)) for key in ("overlap", "overlap_of_shuffled"))
     d, other = (mapping(halves.get(key)) for key in ("d_max", "d_on_other_half"))
     by_chance = mapping(halves.get("d_max_of_shuffled"))
-    winners = [mapping(one) for one in _items(halves.get("winners"))]
+    winners = [mapping(one) for one in items(halves.get("winners"))]
     most = winners[0] if winners else {}
     share = f" ({_decimals(shuffled.get('mean'))} with permuted labels)" if shuffled else ""
     chance = f", with permuted labels {_null(by_chance)}" if by_chance else ""
     return (
-        f"Stability: in {_count(halves.get('n_splits'))} random splits of the training texts into halves, "
-        f"{_decimals(overlap.get('mean'))} of the top {_count(halves.get('k'))} latents of one half are in "
+        f"Stability: in {counted(halves.get('n_splits'))} random splits of the training texts into halves, "
+        f"{_decimals(overlap.get('mean'))} of the top {counted(halves.get('k'))} latents of one half are in "
         f"the top of the other; by chance {_decimals(halves.get('overlap_by_chance'))}{share}. "
         f"Both halves have the same best latent in {_decimals(halves.get('same_winner'))} of the splits; "
         f"latent {_latent(most.get('latent'))} is the best in {_decimals(most.get('share'))} of the halves. "
@@ -276,7 +276,7 @@ def _halves(halves: Mapping[str, Any]) -> str:
 
 
 def _top(found: Mapping[str, Any]) -> str:
-    rows = [mapping(row) for row in _items(found.get("top"))]
+    rows = [mapping(row) for row in items(found.get("top"))]
     if not rows:
         return ""
     header = ["Latent", "d", "p (max)", "d held out", "AUROC held out", "d on controls"]
@@ -305,9 +305,9 @@ def _top(found: Mapping[str, Any]) -> str:
 def _examples(found: Mapping[str, Any]) -> str:
     """The texts in which top latents peak, by class, folded away; the token that peaks in bold."""
     rows = []
-    for row in map(mapping, _items(found.get("top"))):
+    for row in map(mapping, items(found.get("top"))):
         for name, shown in mapping(row.get("examples")).items():
-            rows += [_example(row.get("latent"), name, mapping(one)) for one in _items(shown)]
+            rows += [_example(row.get("latent"), name, mapping(one)) for one in items(shown)]
     if not rows:
         return ""
     where = SPLITS.get(str(found.get("examples_of")), "").lower()
@@ -357,7 +357,7 @@ def _latent(value: object) -> str:
 def _null(null: Mapping[str, Any], *, whole: bool = False) -> str:
     """``1.04 (0.84–1.32)``: median, and the middle 90 %."""
     parts = [null.get(key) for key in ("median", "low", "high")]
-    texts = [_count(part) if whole else _decimals(part) for part in parts]
+    texts = [counted(part) if whole else _decimals(part) for part in parts]
     return f"{texts[0]} ({texts[1]} – {texts[2]})"
 
 
@@ -375,11 +375,3 @@ def _decimals(value: object) -> str:
 
 def _percent(value: object) -> str:
     return f"{100 * value:.0f} %" if isinstance(value, int | float) else "–"
-
-
-def _items(value: object) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _count(value: object) -> str:
-    return count(value) if isinstance(value, int | float) else "–"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from saebench.record import Record
 from saebench.report import escape
-from saebench.report.digits import count, estimate, number_or_dash
-from saebench.report.stored import mapping
+from saebench.report.digits import counted, estimate, number_or_dash
+from saebench.report.stored import items, mapping
 from saebench.report.table import markdown_grid
 
 PART = "crosscoder"
@@ -45,7 +45,7 @@ def section(record: Record) -> str:
 
 def _models(record: Record, found: Mapping[str, Any]) -> str:
     """Variance explained of each model, and the factor that was undone before its norms were taken."""
-    ids, norm = _items(found.get("models")), mapping(found.get("normalization"))
+    ids, norm = items(found.get("models")), mapping(found.get("normalization"))
     factors, window = mapping(norm.get("factors")), mapping(found.get("window"))
     rows = [
         [
@@ -71,8 +71,8 @@ def _models(record: Record, found: Mapping[str, Any]) -> str:
         )
         units += "" if norm.get("undone") else ", and decoder norms are in units of its weights"
     dead = (
-        f"{_count(window.get('dead'))} of {_count(window.get('n_latents'))} latents never fired on "
-        f"{_count(window.get('n_tokens'))} tokens; {number_or_dash(found.get('l0'))} fire per token."
+        f"{counted(window.get('dead'))} of {counted(window.get('n_latents'))} latents never fired on "
+        f"{counted(window.get('n_tokens'))} tokens; {number_or_dash(found.get('l0'))} fire per token."
     )
     return f"{units}. {dead}\n\n{table}"
 
@@ -101,7 +101,7 @@ def _counts(found: Mapping[str, Any]) -> str:
 
 def _row(numbers: Mapping[str, Any], rule: str) -> list[str]:
     undefined = ("base_only", "chat_only") if rule == "relative_norm" else ()
-    return ["–" if name in undefined else _count(numbers.get(name)) for name in CLASSES]
+    return ["–" if name in undefined else counted(numbers.get(name)) for name in CLASSES]
 
 
 def _stored_units(found: Mapping[str, Any]) -> str:
@@ -129,7 +129,15 @@ def _classes(found: Mapping[str, Any]) -> str:
         both = f"{number_or_dash(norms.get('base'))} / {number_or_dash(norms.get('chat'))}"
         above = [_percent(cosine.get(key)) for key in ("above_0_7", "above_0_9")]
         rows.append(
-            [title, _count(n), share, both, _cosine(cosine, n), *above, _count(one.get("firings"))]
+            [
+                title,
+                counted(n),
+                share,
+                both,
+                _cosine(cosine, n),
+                *above,
+                counted(one.get("firings")),
+            ]
         )
     header = ["Class (Δ_norm)", "Latents", "of the alive", "Median norm, base / chat"]
     header += ["Decoder cosine [quartiles]", "> 0.7", "> 0.9", "Firings"]
@@ -138,11 +146,11 @@ def _classes(found: Mapping[str, Any]) -> str:
 
 def _cosine(cosine: Mapping[str, Any], n: object) -> str:
     """Median and quartiles, and of how many latents where not all have a direction in both models."""
-    quartiles = _items(cosine.get("quartiles"))
+    quartiles = items(cosine.get("quartiles"))
     if len(quartiles) != 2:
         return "–"
     low, high = (_ratio(edge) for edge in quartiles)
-    some = f" of {_count(cosine.get('n'))}" if cosine.get("n") != n else ""
+    some = f" of {counted(cosine.get('n'))}" if cosine.get("n") != n else ""
     return f"{_ratio(cosine.get('median'))} [{low}, {high}]{some}"
 
 
@@ -161,7 +169,7 @@ def _scaling(record: Record, found: Mapping[str, Any]) -> str:
     rows = [
         [
             title,
-            _count(one.get("n")),
+            counted(one.get("n")),
             _ratio(one.get("nu_error")),
             _ratio(one.get("nu_reconstruction")),
             *(_pair(mapping(one.get(f"beta_{target}"))) for target in ("error", "activation")),
@@ -208,7 +216,7 @@ def _percent(share: object) -> str:
 def _candidates(record: Record, found: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
     """Counts and shares of the chat-only latents, and what the intervals of the shares are about."""
     left_out = (
-        f"{_count(found.get('left_out'))} chat-only latents are left out: a scaling of theirs in the chat "
+        f"{counted(found.get('left_out'))} chat-only latents are left out: a scaling of theirs in the chat "
         "model is below 0."
         if found.get("left_out")
         else ""
@@ -221,10 +229,10 @@ def _candidates(record: Record, found: Mapping[str, Any], limits: Mapping[str, A
         for name in ("chat_specific", "complete_shrinkage", "latent_decoupling")
     )
     said = (
-        f"Of {_count(found.get('n'))} chat-only latents with both ratios, {specific} are specific to the "
+        f"Of {counted(found.get('n'))} chat-only latents with both ratios, {specific} are specific to the "
         f"chat model (|ν^ε| < {error} and |ν^r| < {written}); {shrunk} may be complete shrinkage "
         f"(|ν^ε| ≥ {error}), {decoupled} latent decoupling (|ν^r| ≥ {written}), "
-        f"{_count(found.get('both'))} of them both. Intervals are about the texts: on others these latents "
+        f"{counted(found.get('both'))} of them both. Intervals are about the texts: on others these latents "
         "could cross a limit. Which latents there are is taken as given."
     )
     return f"{said} {left_out}".rstrip()
@@ -232,26 +240,26 @@ def _candidates(record: Record, found: Mapping[str, Any], limits: Mapping[str, A
 
 def _of(record: Record, found: Mapping[str, Any], name: str) -> str:
     """A count, and its share with interval, of how many where these are not all."""
-    metric, number = f"cc_{name}", _count(found.get(name))
+    metric, number = f"cc_{name}", counted(found.get(name))
     share = _estimate(record, metric)
     if share == "–":
         return number
     measurement = record.get(metric)
     of = measurement.detail.get("of") if measurement is not None else None
-    some = f" of {_count(of)} drawn" if of is not None and of != found.get("n") else ""
+    some = f" of {counted(of)} drawn" if of is not None and of != found.get("n") else ""
     return f"{number} ({share}{some})"
 
 
 def _undefined(scaling: Mapping[str, Any]) -> str:
     reasons = [mapping(one) for one in mapping(scaling.get("undefined")).values()]
     said = [
-        f"{_count(r.get('n'))}: {escape.markdown_text(r.get('words'))}"
+        f"{counted(r.get('n'))}: {escape.markdown_text(r.get('words'))}"
         for r in reasons
         if r.get("n")
     ]
     if not said:
         return ""
-    least = _count(scaling.get("min_firings"))
+    least = counted(scaling.get("min_firings"))
     return f"Latents without a ratio ({'; '.join(said)}); at least {least} firings are asked for."
 
 
@@ -275,11 +283,3 @@ def _estimate(record: Record, metric: str) -> str:
 
 def _n(classes: Mapping[str, Any], name: str) -> object:
     return mapping(classes.get(name)).get("n")
-
-
-def _items(value: object) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _count(value: object) -> str:
-    return count(value) if isinstance(value, int | float) else "–"

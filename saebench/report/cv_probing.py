@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from saebench.record import Record
 from saebench.report import escape
-from saebench.report.digits import count, number_or_dash
-from saebench.report.stored import mapping
+from saebench.report.digits import count, counted, number_or_dash
+from saebench.report.stored import items, mapping
 from saebench.report.table import markdown_grid
 
 PART = "cv_probing"
@@ -38,12 +38,12 @@ def section(record: Record) -> str:
 def _intro(found: Mapping[str, Any]) -> str:
     """How the probes were made, in two sentences."""
     unit = escape.markdown_text(found.get("unit"))
-    size = f"{_count(found.get('n_texts'))} texts"
+    size = f"{counted(found.get('n_texts'))} texts"
     if unit != "texts":
-        size += f" of {_count(found.get('n_units'))} {unit}, which are kept whole"
+        size += f" of {counted(found.get('n_units'))} {unit}, which are kept whole"
     return (
-        f"Logistic probes on {size}: {_count(found.get('folds'))} stratified folds, "
-        f"{_count(found.get('repeats'))} times, the same for all arms; scaling and selection on training "
+        f"Logistic probes on {size}: {counted(found.get('folds'))} stratified folds, "
+        f"{counted(found.get('repeats'))} times, the same for all arms; scaling and selection on training "
         f"rows only. In brackets 95 % intervals over {unit}, widened for training sets (Nadeau and Bengio "
         "2003), none where all resamples agree; whether a probe is better than chance is for p to say, "
         "which repeats all of it for every shuffle of the labels."
@@ -90,13 +90,13 @@ def _notes(found: Mapping[str, Any], arms: Mapping[str, Any]) -> str:
     lines = []
     if null:
         lines.append(
-            f"p of the AUROC from {_count(null.get('n_permutations'))} shuffles "
+            f"p of the AUROC from {counted(null.get('n_permutations'))} shuffles "
             f"{escape.markdown_text(found.get('shuffling'))}, and on those folds; at best "
             f"{number_or_dash(null.get('smallest_p'))}."
         )
     if chance:
         lines.append(
-            f"Of {_count(chance.get('n_positive'))} + {_count(chance.get('n_negative'))} "
+            f"Of {counted(chance.get('n_positive'))} + {counted(chance.get('n_negative'))} "
             f"{escape.markdown_text(chance.get('unit'))}, guessing has a standard deviation of "
             f"{number_or_dash(chance.get('balanced_accuracy_sd'))} in balanced accuracy and "
             f"{number_or_dash(chance.get('auroc_sd'))} in AUROC."
@@ -150,7 +150,7 @@ def _few(arms: Mapping[str, Any]) -> str:
 
 def _path(latents: Mapping[str, Any]) -> str:
     """The L1 path, folded away."""
-    points = [point for point in _items(latents.get("l1_path")) if isinstance(point, Mapping)]
+    points = [point for point in items(latents.get("l1_path")) if isinstance(point, Mapping)]
     if not points:
         return ""
     keys = ("strength", "n_latents", *SCORES)
@@ -167,17 +167,9 @@ def _scored(scores: Mapping[str, Any], name: str) -> str:
 
 
 def _range(values: Mapping[str, Any], middle: str, ends: str) -> str:
-    value, (low, high) = values.get(middle), [*_items(values.get(ends)), None, None][:2]
+    value, (low, high) = values.get(middle), [*items(values.get(ends)), None, None][:2]
     if not isinstance(value, int | float):
         return "–"
     if not isinstance(low, int | float) or not isinstance(high, int | float):
         return f"{value:.3f}"
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _items(value: object) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _count(value: object) -> str:
-    return count(value) if isinstance(value, int | float) else "–"

@@ -7,9 +7,9 @@ from typing import Any
 
 from saebench.record import Record
 from saebench.report import escape
-from saebench.report.digits import count, number_or_dash
+from saebench.report.digits import counted, number_or_dash
 from saebench.report.places import portable
-from saebench.report.stored import mapping
+from saebench.report.stored import items, mapping
 from saebench.report.table import markdown_grid
 
 PART = "difference"
@@ -59,12 +59,12 @@ def _intro(found: Mapping[str, Any]) -> str:
     where = (
         "the run's own text"
         if text.get("own", True)
-        else f"{_count(mapping(text.get('data')).get('n_sequences'))} labelled prompts"
+        else f"{counted(mapping(text.get('data')).get('n_sequences'))} labelled prompts"
     )
     dead = mapping(found.get("dead"))
-    size = f"{_count(found.get('n_tokens'))} tokens of {where}"
+    size = f"{counted(found.get('n_tokens'))} tokens of {where}"
     said = [
-        f"Measured on {size}; {_count(dead.get('n'))} of {_count(dead.get('of'))} latents fire on none "
+        f"Measured on {size}; {counted(dead.get('n'))} of {counted(dead.get('of'))} latents fire on none "
         "of them.",
         "Only FVE about the global mean adds up over a partition, weighted by the share of the variance. "
         "Tokens selected by ‖δ‖ have large denominators: their FVE is high for any reconstruction, and "
@@ -73,14 +73,15 @@ def _intro(found: Mapping[str, Any]) -> str:
     ]
     if n := text.get("n_documents"):
         said.insert(
-            1, f"Intervals resample whole documents, of which there are {_count(n)}{_few(n)}."
+            1,
+            f"Intervals resample whole documents, of which there are {counted(n)}{_few(n)}.",
         )
     if n := text.get("n_left_out"):
-        most = _count(asked.get("max_tokens"))
-        said.insert(1, f"{_count(n)} prompts beyond {most} tokens were left out at random.")
+        most = counted(asked.get("max_tokens"))
+        said.insert(1, f"{counted(n)} prompts beyond {most} tokens were left out at random.")
     lost = mapping(text.get("n_lost"))
     named = [
-        f"{_count(n)} of {_count(mapping(text.get('n_spans')).get(name))} {escape.markdown_text(name)}"
+        f"{counted(n)} of {counted(mapping(text.get('n_spans')).get(name))} {escape.markdown_text(name)}"
         for name, n in lost.items()
         if n
     ]
@@ -116,7 +117,7 @@ def _unpaired(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not isinstance(every, int) or not isinstance(paired, int) or not 0 < paired < every:
         return []
     return [
-        f"{_count(every - paired)} of {_count(every)} fire tokens have no counterpart: no other token "
+        f"{counted(every - paired)} of {counted(every)} fire tokens have no counterpart: no other token "
         "without a label is left that has such a norm."
     ]
 
@@ -147,8 +148,8 @@ def _header() -> list[str]:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
-        _count(row.get("n_tokens")),
-        _count(row.get("n_sequences")),
+        counted(row.get("n_tokens")),
+        counted(row.get("n_sequences")),
         number_or_dash(row.get("mean_norm")),
         *(shown(row.get(name)) for name in ("tss_share", "fve", "fve_global")),
         number_or_dash(mapping(row.get("l0")).get("value")),
@@ -164,7 +165,7 @@ def _baselines(found: Mapping[str, Any]) -> str:
     body = []
     for name in names:
         one = mapping(found.get(name))
-        words = BASELINES[name] + (f", k = {_count(one['k'])}" if "k" in one else "")
+        words = BASELINES[name] + (f", k = {counted(one['k'])}" if "k" in one else "")
         body.append([words, *(shown(one.get(column)) for column in columns)])
     table = markdown_grid(["FVE of", *(SUBSETS[c] for c in columns)], body, right=range(1, 7))
     notes = []
@@ -176,10 +177,10 @@ def _baselines(found: Mapping[str, Any]) -> str:
         named = escape.code_span(portable(base.get("sae")))
         l0 = number_or_dash(base.get("l0"))
         notes.append(f"The base SAE is {named}, {l0} latents a token on either side.")
-        notes += [f"{escape.markdown_text(note)}." for note in _items(base.get("notes"))]
+        notes += [f"{escape.markdown_text(note)}." for note in items(base.get("notes"))]
     if sample:
         notes.append(
-            f"Random directions are fitted on a sample of {_count(sample.get('n_tokens'))} tokens."
+            f"Random directions are fitted on a sample of {counted(sample.get('n_tokens'))} tokens."
         )
     return "\n\n".join(part for part in (table, " ".join(notes)) if part)
 
@@ -193,16 +194,19 @@ def _latents(found: Mapping[str, Any]) -> str:
         return ""
     conditions = mapping(found.get("prompts_of_condition"))
     header = ["Latent", "F1 where chosen", "F1", "Precision", "Recall", "AUROC of prompts"]
-    header += [f"{escape.markdown_cell(name)} ({_count(n)})" for name, n in conditions.items()]
+    header += [f"{escape.markdown_cell(name)} ({counted(n)})" for name, n in conditions.items()]
     body = []
     for row in rows:
         judging, on = mapping(row.get("judging")), mapping(row.get("prompts_by_condition"))
-        cells = [_count(row.get("latent")), number_or_dash(mapping(row.get("choosing")).get("f1"))]
+        cells = [
+            counted(row.get("latent")),
+            number_or_dash(mapping(row.get("choosing")).get("f1")),
+        ]
         cells += [
             number_or_dash(judging.get(name))
             for name in ("f1", "precision", "recall", "prompt_auroc")
         ]
-        body.append([*cells, *(_count(on.get(name)) for name in conditions)])
+        body.append([*cells, *(counted(on.get(name)) for name in conditions)])
     best = mapping(found.get("best"))
     scored = ", ".join(
         f"{words} {shown(best.get(name))}"
@@ -220,14 +224,14 @@ def _latents(found: Mapping[str, Any]) -> str:
 def _half(found: Mapping[str, Any], name: str) -> str:
     """The prompts of a half, and their documents where these are known."""
     prompts, documents = (mapping(found.get(key)).get(name) for key in ("n_prompts", "n_documents"))
-    of = "" if documents is None else f" of {_count(documents)} documents"
-    return f"{_count(prompts)} prompts{of}"
+    of = "" if documents is None else f" of {counted(documents)} documents"
+    return f"{counted(prompts)} prompts{of}"
 
 
 def shown(figure: object) -> str:
     """``0.612 [0.541, 0.683]`` of a stored figure."""
     found = mapping(figure)
-    value, bounds = found.get("value"), _items(found.get("interval"))
+    value, bounds = found.get("value"), items(found.get("interval"))
     if not isinstance(value, int | float):
         return "–"
     if len(bounds) != 2 or not all(isinstance(bound, int | float) for bound in bounds):
@@ -237,12 +241,4 @@ def shown(figure: object) -> str:
 
 
 def _rows(value: object) -> list[Mapping[str, Any]]:
-    return [row for row in _items(value) if isinstance(row, Mapping)]
-
-
-def _items(value: object) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _count(value: object) -> str:
-    return count(value) if isinstance(value, int | float) else "–"
+    return [row for row in items(value) if isinstance(row, Mapping)]

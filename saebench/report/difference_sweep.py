@@ -13,7 +13,7 @@ from saebench.metrics.difference.sweep import Point, Step, Sweep, sweep
 from saebench.record import Record
 from saebench.report import escape
 from saebench.report.difference import PART
-from saebench.report.digits import count, estimate, number_or_dash
+from saebench.report.digits import count, counted, estimate, number_or_dash
 from saebench.report.stored import mapping
 from saebench.report.table import markdown_grid
 
@@ -82,12 +82,12 @@ def _layers(records: Sequence[Record]) -> str:
                 escape.code_span(record.name, cell=True),
                 escape.code_span(found.get("site"), cell=True),
                 _sign(found.get("difference")),
-                *(_count(value) for value in (d_model, d_sae)),
+                *(counted(value) for value in (d_model, d_sae)),
                 expansion,
-                _count(found.get("k")),
+                counted(found.get("k")),
                 "–" if tokens is None else f"{count(tokens)} tokens",
                 *(_estimate(record, name) for name in ("diff_fve", "diff_fve_fire", "diff_l0")),
-                f"{shown} ({_count(dead.get('n'))})",
+                f"{shown} ({counted(dead.get('n'))})",
             ]
         )
     table = markdown_grid(header, body, right=range(3, len(header)))
@@ -100,10 +100,10 @@ def _measured_on(records: Sequence[Record]) -> str:
     if all(text.get("own", True) for text in texts):
         return "FVE, L0 and dead latents on the run's own text."
     sizes = {mapping(text.get("data")).get("n_sequences") for text in texts}
-    size = f" {_count(sizes.pop())}" if len(sizes) == 1 else ""
+    size = f" {counted(sizes.pop())}" if len(sizes) == 1 else ""
     return (
-        f"FVE, L0 and dead latents on the{size} labelled prompts, also in the sweeps. On the run's own text, in "
-        "the table above, tokens are others and so are the figures."
+        f"FVE, L0 and dead latents on the{size} labelled prompts, also in the sweeps. On the run's own text, "
+        "in the table above, tokens are others and so are the figures."
     )
 
 
@@ -127,7 +127,7 @@ class _Family:
     def title(self) -> str:
         """The site and size that they share."""
         found = _found(self.records[0])
-        return f"{escape.code_span(found.get('site'))}, {_count(found.get('d_sae'))} latents"
+        return f"{escape.code_span(found.get('site'))}, {counted(found.get('d_sae'))} latents"
 
     def by_tokens(self) -> dict[int | None, list[Record]]:
         """The checkpoints of each training budget, one for each k: the first of several."""
@@ -166,7 +166,7 @@ def _family(family: _Family) -> str:
     lines = [f"**k sweep** at {family.title}."]
     if len(by_tokens) > 1:
         budgets = ", ".join(
-            f"{_budget(tokens)} (k = {', '.join(_count(_found(r)['k']) for r in members)})"
+            f"{_budget(tokens)} (k = {', '.join(counted(_found(r)['k']) for r in members)})"
             for tokens, members in by_tokens.items()
         )
         lines.append(
@@ -248,7 +248,3 @@ def _outstanding(step: Step, stated: bool) -> str:
     if stated:
         return f"{gain}, which a difference between training runs can do as well."
     return f"{gain}: was {escape.code_span(step.after.name)} trained with another budget?"
-
-
-def _count(value: object) -> str:
-    return count(value) if isinstance(value, int | float) else "–"

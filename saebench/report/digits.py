@@ -53,3 +53,8 @@ def _counts_things(measurement: Measurement) -> bool:
     value = measurement.value
     assert value is not None
     return measurement.low is None and value == int(value)
+
+
+def counted(value: object) -> str:
+    """A whole number with separators; a dash for what a record does not hold."""
+    return count(value) if isinstance(value, int | float) else "–"

@@ -7,8 +7,8 @@ from typing import Any
 
 from saebench.record import Record
 from saebench.report import escape
-from saebench.report.digits import count, number_or_dash
-from saebench.report.stored import mapping
+from saebench.report.digits import count, counted, number_or_dash
+from saebench.report.stored import items, mapping
 from saebench.report.table import markdown_grid
 
 TEXTS = {
@@ -29,7 +29,7 @@ ARMS = (
 def fake_features(record: Record) -> str:
     """A table of how many latents fire on which text, under each rule; empty without the part."""
     found = mapping(record.details.get("fake_features"))
-    table_rows = [row for row in _items(found.get("table")) if isinstance(row, Mapping)]
+    table_rows = [row for row in items(found.get("table")) if isinstance(row, Mapping)]
     if not table_rows:
         return ""
     protocols = mapping(found.get("protocols"))
@@ -37,9 +37,9 @@ def fake_features(record: Record) -> str:
         [
             escape.markdown_text(TEXTS.get(str(row.get("text")), row.get("text"))),
             _rule(mapping(protocols.get(str(row.get("protocol"))))),
-            _count(row.get("n_units")),
+            counted(row.get("n_units")),
             number_or_dash(row.get("mean_share")),
-            _count(row.get("fake")),
+            counted(row.get("fake")),
             number_or_dash(row.get("fake_over_latents")),
             number_or_dash(row.get("fake_over_alive")),
         ]
@@ -47,7 +47,7 @@ def fake_features(record: Record) -> str:
     ]
     header = ["Text", "Fires where", "Units", "Mean share", "Above", "of all", "of the alive"]
     table = markdown_grid(header, rows, right=range(2, len(header)))
-    length = f", {_count(found['length'])} tokens long" if found.get("length") else ""
+    length = f", {counted(found['length'])} tokens long" if found.get("length") else ""
     return (
         f"Latents above the limit on random text{length}, and on real text as the control: a latent that "
         f"fires often on both is dense, not fake.{_saturated(table_rows)}\n\n{table}"
@@ -92,9 +92,9 @@ def _task(name: str, task: Mapping[str, Any]) -> list[str]:
     arms = mapping(task.get("arms"))
     return [
         escape.code_span(name, cell=True),
-        count(len(_items(task.get("classes")))),
-        _count(task.get("n_train")),
-        _count(task.get("n_test")),
+        count(len(items(task.get("classes")))),
+        counted(task.get("n_train")),
+        counted(task.get("n_test")),
         _scores(mapping(task.get("majority"))),
         *(_scores(mapping(arms.get(arm))) for arm, _ in ARMS),
     ]
@@ -123,11 +123,3 @@ def _rule(protocol: Mapping[str, Any]) -> str:
     share = protocol.get("share")
     percent = number_or_dash(100 * share) if isinstance(share, int | float) else "–"
     return f"{code} > {at} on > {percent} % of {unit}s"
-
-
-def _items(value: object) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _count(value: object) -> str:
-    return count(value) if isinstance(value, int | float) else "–"

@@ -7,7 +7,7 @@ from typing import Any
 
 from saebench.record import Record
 from saebench.report import escape
-from saebench.report.digits import count, estimate, number_or_dash
+from saebench.report.digits import count, counted, estimate, number_or_dash
 from saebench.report.published import (
     LOSS,
     SURVIVING,
@@ -120,7 +120,7 @@ def _rows(record: Record, found: Mapping[str, Any]) -> list[list[str]]:
     if fixed := isinstance(ratio, int):
         l0 = f"k = {count(ratio)} fixes it"
     k = protocol.get("top_k", "k")
-    eligible = f"{_count(latents.get('surviving'))} of {_count(latents.get('eligible'))} followed"
+    eligible = f"{counted(latents.get('surviving'))} of {counted(latents.get('eligible'))} followed"
     cut = number_or_dash(protocol.get("survival"))
     codes = f"r of codes per token {_value(record, 'sample_correlation')}"
     before, moved = _number(record, "ce_reference"), _number(record, "ce_shift")
@@ -217,7 +217,7 @@ def _concepts(found: Mapping[str, Any]) -> str:
         rows.append(
             [
                 escape.code_span(row.get("concept"), cell=True),
-                _count(row.get("n_held_out")),
+                counted(row.get("n_held_out")),
                 "–" if latent is None else escape.markdown_cell(latent),
                 *(number_or_dash(row.get(name)) for name in names),
                 escape.markdown_cell(row.get("reason", "")),
@@ -241,7 +241,7 @@ def _latents(found: Mapping[str, Any]) -> str:
     rows = [
         [
             f"{number_or_dash(row.get('peak_from'))} to {number_or_dash(row.get('peak_to'))}",
-            *(_count(row.get("n")),),
+            *(counted(row.get("n")),),
             *(number_or_dash(row.get(name)) for name in ("survival", "median")),
         ]
         for row in strata
@@ -250,12 +250,12 @@ def _latents(found: Mapping[str, Any]) -> str:
         ["Peak activation", "Latents", "Survive", "Median r"], rows, right=(1, 2, 3)
     )
     words = (
-        f"Followed: {_count(latents.get('eligible'))} latents that fire on at least "
-        f"{_count(latents.get('min_firings'))} tokens of the reference; "
-        f"{_count(latents.get('silent_on_variant'))} of them are silent on the variant. Alive on both: "
-        f"{_count(latents.get('alive_on_both'))}, on the reference only: "
-        f"{_count(latents.get('alive_on_reference_only'))}, on the variant only: "
-        f"{_count(latents.get('alive_on_variant_only'))}. Quantiles of r: {spread}."
+        f"Followed: {counted(latents.get('eligible'))} latents that fire on at least "
+        f"{counted(latents.get('min_firings'))} tokens of the reference; "
+        f"{counted(latents.get('silent_on_variant'))} of them are silent on the variant. Alive on both: "
+        f"{counted(latents.get('alive_on_both'))}, on the reference only: "
+        f"{counted(latents.get('alive_on_reference_only'))}, on the variant only: "
+        f"{counted(latents.get('alive_on_variant_only'))}. Quantiles of r: {spread}."
     )
     return f"<details><summary>Latent by latent</summary>\n\n{words}\n\n{table}\n\n</details>"
 
@@ -328,10 +328,6 @@ def _detail(record: Record, name: str) -> Mapping[str, Any]:
 def _tables(value: object) -> list[Mapping[str, Any]]:
     items: Iterable[Any] = value if isinstance(value, list | tuple) else ()
     return [item for item in items if isinstance(item, Mapping)]
-
-
-def _count(value: object) -> str:
-    return count(value) if isinstance(value, int | float) else "–"
 
 
 def _sentence(text: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from saebench.record import Record
 from saebench.report import escape
-from saebench.report.digits import count, number_or_dash
-from saebench.report.stored import mapping
+from saebench.report.digits import count, counted, number_or_dash
+from saebench.report.stored import items, mapping
 from saebench.report.table import markdown_grid
 
 LEVEL = 0.05  # p above it is called no effect
@@ -128,7 +128,7 @@ def _how_many(control: Mapping[str, Any], which: str = "", *, kind: str = "rando
     """The controls that p counts, and how many of them could not be read."""
     unread = control.get("n_unread")
     unread = unread if isinstance(unread, int) else 0
-    n = len(_items(control.get("controls"))) + unread
+    n = len(items(control.get("controls"))) + unread
     words = f"{count(n)} {CONTROLS.get(kind, 'controls')}{which}"
     return f"{words}, {count(unread)} of them unread" if unread else words
 
@@ -138,7 +138,7 @@ def _smallest(control: Mapping[str, Any]) -> float | None:
     smallest = control.get("smallest_p")
     if isinstance(smallest, int | float):
         return smallest
-    n = len(_items(control.get("controls")))
+    n = len(items(control.get("controls")))
     return 1 / (1 + n) if n else None
 
 
@@ -172,7 +172,7 @@ def _design(found: Mapping[str, Any]) -> str:
         f"At {escape.code_span(found.get('site'))}, {what} is {mode} at "
         f"{where.get(str(asked.get('positions')), 'some tokens')}; α is a multiple of "
         f"{number_or_dash(scale.get('value'))}, {escape.markdown_text(scale.get('is'))}. "
-        f"{_count(mapping(found.get('prompts')).get('n'))} prompts, one completion each at every α, with "
+        f"{counted(mapping(found.get('prompts')).get('n'))} prompts, one completion each at every α, with "
         f"the same random numbers.{_tokens(found)}"
     )
 
@@ -193,7 +193,7 @@ def _token_list(value: object) -> str:
     if isinstance(value, str):
         return escape.markdown_text(value)
     # a word with a space before it and without are two tokens, which a code span shows alike
-    texts = list(dict.fromkeys(str(text).strip() for text in _items(value)))
+    texts = list(dict.fromkeys(str(text).strip() for text in items(value)))
     said = ", ".join(escape.code_span(text, TOKEN) for text in texts[:TOKENS])
     rest = len(texts) - TOKENS
     return f"{said} and {count(rest)} more" if rest > 0 else said or "–"
@@ -201,7 +201,7 @@ def _token_list(value: object) -> str:
 
 def _sweep(found: Mapping[str, Any]) -> str:
     """The table over α: labels with their intervals, logit difference, divergence, coherence."""
-    rows = [row for row in _items(found.get("rows")) if isinstance(row, Mapping)]
+    rows = [row for row in items(found.get("rows")) if isinstance(row, Mapping)]
     if not rows:
         return ""
     missing = mapping(found.get("not_measured"))
@@ -210,7 +210,7 @@ def _sweep(found: Mapping[str, Any]) -> str:
     if "label" not in missing:
         header += ["n", "Undecided", f"Rate of {positive}", "95 % (Wilson)"]
         for cells, row in zip(body, rows, strict=True):
-            cells += [_count(row.get("n")), _count(row.get("n_dropped"))]
+            cells += [counted(row.get("n")), counted(row.get("n_dropped"))]
             cells += [number_or_dash(row.get("rate")), _bounds(row)]
         if any(row.get("n_dropped") for row in rows):
             header.append("Undecided as others / as positive")
@@ -245,7 +245,7 @@ def _controls(found: Mapping[str, Any]) -> str:
     for key, value in mapping(found.get("controls")).items():
         outcome, _, kind = str(key).partition("/")
         control = mapping(value)
-        theirs = [item for item in _items(control.get("controls")) if isinstance(item, int | float)]
+        theirs = [item for item in items(control.get("controls")) if isinstance(item, int | float)]
         best = _smallest(control)
         if not theirs or outcome not in (*NAMES, "kl"):
             continue
@@ -334,11 +334,11 @@ def _of_undecided(found: Mapping[str, Any]) -> list[str]:
 def _examples(found: Mapping[str, Any]) -> str:
     """A prompt's completions at each α, folded away."""
     blocks = []
-    for one in _items(found.get("examples")):
+    for one in items(found.get("examples")):
         example = mapping(one)
         rows = [
             [_alpha(row), escape.code_span(row.get("text"), EXAMPLES, cell=True)]
-            for row in map(mapping, _items(example.get("completions")))
+            for row in map(mapping, items(example.get("completions")))
         ]
         if rows:
             prompt = escape.code_span(example.get("prompt"), EXAMPLES)
@@ -346,11 +346,3 @@ def _examples(found: Mapping[str, Any]) -> str:
     if not blocks:
         return ""
     return "\n\n".join(["<details><summary>Completions</summary>", *blocks, "</details>"])
-
-
-def _items(value: object) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _count(value: object) -> str:
-    return count(value) if isinstance(value, int | float) else "–"

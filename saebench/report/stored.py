@@ -110,6 +110,11 @@ def _verdict_from_json(data: Mapping[str, Any]) -> Verdict:
     )
 
 
+def items(value: object) -> Sequence[Any]:
+    """A list that a record holds; empty where it holds something else."""
+    return value if isinstance(value, list | tuple) else ()
+
+
 def mapping(value: object) -> Mapping[str, Any]:
     """The table that should be there; an empty one where a stored report holds something else."""
     return value if isinstance(value, Mapping) else {}
