@@ -23,10 +23,17 @@ from saebench.models import LanguageModel, Prefix
 from saebench.models.copies import Copies, hidden_states, way
 from saebench.sites import Site
 
-VECTOR_BYTES = {"cpu": 2**27}  # of the changed activations of one model that are held at a time
+VECTOR_BYTES = {"cpu": 2**27}  # of the activations of ablated tokens that are held at a time
 ACCELERATOR_VECTOR_BYTES = 2**31
+# of each arm and model at a time: activations clean, as float32, what is taken, what is left, and the result
+ROW_BYTES = 5 * 4
 ENCODED = 1024  # probes whose codes are computed again
 CODE_TOLERANCE = 0.05  # of the code: batches of other sizes round otherwise, in 16 bits too
+
+NO_ROOM = (
+    "it does not fit into memory",
+    "Lower context_size, or use a smaller dtype or another device",
+)
 
 Encode = Callable[[Mapping[int, Tensor], np.ndarray], Tensor]
 """From activations ``[n, d]`` by model and latents ``[n]`` to these latents' codes there, ``[n]``."""
@@ -89,10 +96,19 @@ class _Run:
         self.probes = probes
         self.arms = [self._placed(arm) for arm in arms]
         self.pairs = [self._pair(arm) for arm in arms]
+        self.most = self._at_once()
         self.how: dict[int, str] = {}
         self.kl = [{n: self._unmeasured() for n in arm.directions} for arm in arms]
         self.kl_reverse = [{n: self._unmeasured() for n in arm.directions} for arm in arms]
         self.cosines = [self._unmeasured() if pair else None for pair in self.pairs]
+
+    def _at_once(self) -> int:
+        """How many probes are ablated together."""
+        if not self.models:
+            return 1
+        budget = VECTOR_BYTES.get(self.device.type, ACCELERATOR_VECTOR_BYTES)
+        width = max(model.width_at(self.sites[n]) for n, model in self.models.items())
+        return max(1, budget // (ROW_BYTES * width * len(self.arms) * len(self.models)))
 
     @property
     def device(self) -> torch.device:
@@ -103,15 +119,14 @@ class _Run:
         """Run every arm at the probes of some texts; of half as many where memory runs out."""
         prefixes: dict[int, Prefix] | None = {}
         try:
-            for number, model in self.models.items():
-                assert prefixes is not None
-                prefixes[number] = model.prefix(texts.ids, texts.mask, [self.sites[number]])
-        except torch.OutOfMemoryError as error:
+            assert prefixes is not None
+            self._begin(prefixes, texts, encode)
+        except (torch.OutOfMemoryError, ModelError) as error:
+            if not _is_memory(error):
+                raise
             if texts.n_rows == 1:
                 raise ModelError(
-                    f"a forward pass over one sequence of {texts.ids.shape[1]} tokens",
-                    "it does not fit into memory",
-                    "Lower context_size, or use a smaller dtype or another device",
+                    f"a forward pass over one sequence of {texts.ids.shape[1]} tokens", *NO_ROOM
                 ) from error
             prefixes = None
         if prefixes is None:
@@ -119,17 +134,38 @@ class _Run:
             for half in texts.halves():
                 self.add(half, encode)
             return
+        start = 0
+        while start < len(texts.probes):
+            some = slice(start, min(len(texts.probes), start + self.most))
+            if self._fits(prefixes, texts, some):
+                start = some.stop
+            else:
+                torch.cuda.empty_cache()
+                self.most = (some.stop - start) // 2
+
+    def _begin(self, prefixes: dict[int, Prefix], texts: Texts, encode: Encode | None) -> None:
+        """Fill in the prefix of every model, check the codes, and find out how each continues."""
+        for number, model in self.models.items():
+            prefixes[number] = model.prefix(texts.ids, texts.mask, [self.sites[number]])
         if encode is not None:
             self._check_codes(prefixes, texts, encode)
         for number, model in self.models.items():
             self.how[number] = way(model, self.sites[number], texts.ids.shape[1])
-        budget = VECTOR_BYTES.get(self.device.type, ACCELERATOR_VECTOR_BYTES)
-        width = max(model.width_at(self.sites[n]) for n, model in self.models.items())
-        most = max(1, budget // (8 * width * (1 + len(self.arms))))
-        for start in range(0, len(texts.probes), most):
-            some = slice(start, start + most)
-            items = Items.of(self.arms, self.probes, texts.probes[some], texts.rows[some])
+
+    def _fits(self, prefixes: Mapping[int, Prefix], texts: Texts, some: slice) -> bool:
+        """Ablate at some of the probes; false where memory runs out and fewer may fit."""
+        items = Items.of(self.arms, self.probes, texts.probes[some], texts.rows[some])
+        try:
             self._ablate(prefixes, items)
+        except (torch.OutOfMemoryError, ModelError) as error:
+            if not _is_memory(error):
+                raise
+            if some.stop - some.start > 1:
+                return False
+            raise ModelError(
+                f"the ablations of one probe in a sequence of {texts.ids.shape[1]} tokens", *NO_ROOM
+            ) from error
+        return True
 
     def _ablate(self, prefixes: Mapping[int, Prefix], items: Items) -> None:
         """Continue every model with all items, and compare what it predicts then."""
@@ -204,3 +240,10 @@ class _Run:
 
     def _unmeasured(self) -> np.ndarray:
         return np.full(len(self.probes), np.nan)
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, in its own words or in those of the models."""
+    return isinstance(error, torch.OutOfMemoryError) or isinstance(
+        error.__cause__, torch.OutOfMemoryError
+    )

@@ -17,6 +17,7 @@ LOGIT_BYTES = {"cpu": 2**23}  # of one chunk of logits, float32
 ACCELERATOR_LOGIT_BYTES = 2**29
 MIN_ROWS = 64  # below this the unembedding product itself slows down
 Pair = tuple[int, int]
+_Divergences = tuple[int, np.ndarray, Tensor]  # model, its items [m], and both divergences [2, m]
 
 
 @dataclass(frozen=True)
@@ -39,33 +40,35 @@ def compare(
 
     ``hidden[model]`` are two of ``[m, d]`` after the final norm, of the model's items and of their tokens as
     they were; ``unchanged[model][m]`` marks items from which nothing was subtracted, whose divergence is 0
-    by definition. Logits are held for one chunk of items, those of a clean token once for all its items.
+    by definition. Logits are held for one chunk of items, those of a clean token once for all its items;
+    chunks are halved where memory runs out.
+
+    Raises
+    ------
+    torch.OutOfMemoryError : the logits of a single item do not fit.
     """
     n = len(items)
     mine = {number: items.in_model(number) for number in models}
     kl = {number: np.full(n, np.nan) for number in models}
     back = {number: np.full(n, np.nan) for number in models}
     angle = np.full(n, np.nan)
-    found: list[tuple[int, np.ndarray, Tensor]] = []
+    found: list[_Divergences] = []
     angles: list[tuple[np.ndarray, Tensor]] = []
-    for start, stop in _chunks(models, n):
-        deltas = {}
-        for number, model in models.items():
-            first, last = np.searchsorted(mine[number], (start, stop)).tolist()
-            if first == last:
-                continue
-            here = mine[number][first:last]
-            ablated, before = (side[first:last] for side in hidden[number])
-            _, own, token = np.unique(items.token[here], return_index=True, return_inverse=True)
-            clean = model.unembed(before[torch.from_numpy(own).to(before.device)]).float()
-            logits = model.unembed(ablated)
-            of = torch.from_numpy(token).to(clean.device)
-            change = changes(clean, clean.softmax(1), of, logits)
-            same = unchanged[number][first:last].to(change.kl.device)
-            both = torch.stack((change.kl, change.kl_reverse)).masked_fill(same, 0)
-            found.append((number, here, both))
-            deltas[number] = (here, change.delta, same)
-        angles += _angles(items, pairs, deltas)
+    rows, start = _chunk_rows(models), 0
+    while start < n:
+        stop, part = min(n, start + rows), None
+        try:
+            part = _chunk(models, items, mine, (start, stop), hidden, unchanged, pairs)
+        except torch.OutOfMemoryError:
+            if stop - start == 1:
+                raise
+        if part is None:  # outside of the handler, which holds on to what did not fit
+            torch.cuda.empty_cache()
+            rows = (stop - start) // 2
+            continue
+        found += part[0]
+        angles += part[1]
+        start = stop
     for number, here, both in found:
         kl[number][here], back[number][here] = both.cpu().numpy()
     for at, values in angles:
@@ -73,12 +76,40 @@ def compare(
     return Compared(kl, back, angle)
 
 
-def _chunks(models: Mapping[int, LanguageModel], n: int) -> Iterator[tuple[int, int]]:
+def _chunk(
+    models: Mapping[int, LanguageModel],
+    items: Items,
+    mine: Mapping[int, np.ndarray],
+    span: tuple[int, int],
+    hidden: Mapping[int, tuple[Tensor, Tensor]],
+    unchanged: Mapping[int, Tensor],
+    pairs: Sequence[Pair | None],
+) -> tuple[list[_Divergences], list[tuple[np.ndarray, Tensor]]]:
+    """The divergences and the cosines of the items of one span, whose logits are held together."""
+    found, deltas = [], {}
+    for number, model in models.items():
+        first, last = np.searchsorted(mine[number], span).tolist()
+        if first == last:
+            continue
+        here = mine[number][first:last]
+        ablated, before = (side[first:last] for side in hidden[number])
+        _, own, token = np.unique(items.token[here], return_index=True, return_inverse=True)
+        clean = model.unembed(before[torch.from_numpy(own).to(before.device)]).float()
+        logits = model.unembed(ablated)
+        of = torch.from_numpy(token).to(clean.device)
+        change = changes(clean, clean.softmax(1), of, logits)
+        same = unchanged[number][first:last].to(change.kl.device)
+        both = torch.stack((change.kl, change.kl_reverse)).masked_fill(same, 0)
+        found.append((number, here, both))
+        deltas[number] = (here, change.delta, same)
+    return found, list(_angles(items, pairs, deltas))
+
+
+def _chunk_rows(models: Mapping[int, LanguageModel]) -> int:
+    """How many items have their logits held together."""
     vocab = max(model.vocab_size for model in models.values())
     device = next(iter(models.values())).device
-    rows = max(MIN_ROWS, LOGIT_BYTES.get(device.type, ACCELERATOR_LOGIT_BYTES) // (4 * vocab))
-    for start in range(0, n, rows):
-        yield start, min(n, start + rows)
+    return max(MIN_ROWS, LOGIT_BYTES.get(device.type, ACCELERATOR_LOGIT_BYTES) // (4 * vocab))
 
 
 def _angles(

@@ -21,6 +21,7 @@ _STEP, _FIRST, _SECOND = (
     value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
 _MIN_PENDING = 2**18  # entries that wait to be merged, at least
+_BLOCKS = 32  # of latents: merged one after another, so that sorting takes little memory beside the sample
 
 
 class _Entries(NamedTuple):
@@ -40,7 +41,8 @@ class ContextIndex:
     """For each of ``d_sae`` latents up to ``n_probes`` tokens on which it fires, one per sequence.
 
     Feed it the codes of a pass; it lives on ``device``, on that of the first codes by default, and holds
-    about ``40 · d_sae · n_probes`` bytes at most, half as much again while it merges.
+    about ``40 · d_sae · n_probes`` bytes at most, half as much again while it merges, beside what the
+    firings of one batch take.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class ContextIndex:
     ) -> None:
         self.d_sae, self.n_probes, self.seed = d_sae, n_probes, seed
         self.device = None if device is None else torch.device(device)
-        self._kept: _Entries | None = None
+        self._kept: dict[int, _Entries] = {}  # by block of latents
         self._pending: list[_Entries] = []
         self._waiting = 0
         self._last: Tensor | None = None  # the largest key that each latent still takes
@@ -100,15 +102,16 @@ class ContextIndex:
     @torch.inference_mode()
     def probes(self, latents: np.ndarray | Tensor | None = None) -> Probes:
         """The contexts of these latents, or of all of them."""
-        kept = self._merge()
-        if kept is None:
+        self._merge()
+        if not self._kept:
             return Probes.of([], [], [], [])
+        kept = list(self._kept.values())
         if latents is not None:
-            wanted = torch.zeros(self.d_sae, dtype=torch.bool, device=kept.latent.device)
-            wanted[torch.as_tensor(latents, device=wanted.device, dtype=torch.int64)] = True
-            kept = kept.at(wanted[kept.latent])
-        columns = (kept.latent, kept.sequence, kept.position, kept.code)
-        return Probes.of(*(column.cpu().numpy() for column in columns))
+            wanted = torch.zeros(self.d_sae, dtype=torch.bool, device=self.device)
+            wanted[torch.as_tensor(latents, device=self.device, dtype=torch.int64)] = True
+            kept = [block.at(wanted[block.latent]) for block in kept]
+        columns = zip(*((x.latent, x.sequence, x.position, x.code) for x in kept), strict=True)
+        return Probes.of(*(torch.cat(column).cpu().numpy() for column in columns))
 
     def _seeded(self, latent: Tensor) -> Tensor:
         return latent + (self.seed % 2**31) * 2**32
@@ -121,22 +124,33 @@ class ContextIndex:
         self._counts[0] += fires.sum(0)
         self._counts[1] += torch.bincount(latent, minlength=self.d_sae)
 
-    def _merge(self) -> _Entries | None:
+    def _merge(self) -> None:
         """Keep the smallest keys of each latent; those above its last can then be left out early."""
         if not self._pending:
-            return self._kept
-        parts = [*([] if self._kept is None else [self._kept]), *self._pending]
-        both = _Entries(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-        self._pending, self._waiting, self._kept = [], 0, None
-        both = both.at(_sorted(both.key, both.latent))
-        latent = both.latent
-        firsts = torch.searchsorted(latent, torch.arange(self.d_sae, device=latent.device))
-        rank = torch.arange(latent.shape[0], device=latent.device) - firsts[latent]
+            return
+        waiting = _Entries(*(torch.cat(column) for column in zip(*self._pending, strict=True)))
+        self._pending, self._waiting = [], 0
+        width = -(-self.d_sae // _BLOCKS)
+        block = waiting.latent // width
+        for number in range(-(-self.d_sae // width)):
+            mine = (block == number).nonzero().squeeze(1)
+            if len(mine):
+                self._merge_block(number, number * width, waiting.at(mine))
+
+    def _merge_block(self, number: int, first: int, new: _Entries) -> None:
+        """Merge what is new of the latents of one block, which begins with latent ``first``."""
+        if (old := self._kept.pop(number, None)) is not None:
+            new = _Entries(*(torch.cat(columns) for columns in zip(old, new, strict=True)))
+        del old
+        new = new.at(_sorted(new.key, new.latent))
+        latent = new.latent - first
+        n = latent.shape[0]
+        starts = torch.searchsorted(latent, torch.arange(int(latent[-1]) + 1, device=latent.device))
+        rank = torch.arange(n, device=latent.device) - starts[latent]
         assert self._last is not None
         final = rank == self.n_probes - 1
-        self._last[latent[final]] = both.key[final]
-        self._kept = both.at(rank < self.n_probes)
-        return self._kept
+        self._last[new.latent[final]] = new.key[final]
+        self._kept[number] = new.at(rank < self.n_probes)
 
 
 def _one_each(found: _Entries) -> _Entries:

@@ -200,7 +200,8 @@ class PairResult:
     def gaps(self) -> dict[str, Any]:
         """Latents whose r is below the limit, the sure gaps first and lowest r first, and which are sure.
 
-        Plain JSON.
+        ``n_random_below`` of them, out of the ``n_random_known`` that have a null, have a random direction
+        below the limit on the same probes: their contexts differ for any direction. Plain JSON.
         """
         r = self.found.forward.values["pearson"]
         rows = np.flatnonzero(self.gap_point == 1)
@@ -208,9 +209,14 @@ class PairResult:
         sure = rows[self.gap[rows] == 1]
         with np.errstate(invalid="ignore"):
             candidates = np.isfinite(self.gap_point) & (self.latents.cosine > self.gap_cosine)
+        null = self.found.nulls.get(RANDOM)
+        random = np.zeros(0) if null is None else null.values["pearson"][rows]
+        random = random[np.isfinite(random)]
         return {
             "latents": self.latents.latent[rows].tolist(),
             "sure": self.latents.latent[sure].tolist(),
+            "n_random_below": int((random < self.gap_equivalence).sum()),
+            "n_random_known": len(random),
             "n_candidates": int(candidates.sum()),
             "n_known": int(np.isfinite(self.gap_point).sum()),
             "cosine": self.gap_cosine,

@@ -7,6 +7,7 @@ from typing import Any
 
 from saebench.record import Record
 from saebench.report import escape
+from saebench.report.causal_gaps import gap_list
 from saebench.report.causal_stored import (
     CLASSES,
     class_names,
@@ -36,7 +37,7 @@ STATISTICS = (
     ("reverse_pearson", "KL reversed"),
 )
 COMPARED = {"pearson": "Pearson", "partial_log": "Partial"}  # that are set against nulls
-LISTED = 10  # gaps, or latents, in a table
+LISTED = 10  # latents in a table
 
 
 def section(record: Record) -> str:
@@ -62,7 +63,7 @@ def section(record: Record) -> str:
             _nulls(found),
             _sizes(found),
             _notes(record, found),
-            _gaps(found),
+            gap_list(found),
         ]
     return "\n\n".join(part for part in parts if part)
 
@@ -240,48 +241,6 @@ def _notes(record: Record, found: Mapping[str, Any]) -> str:
             f"{count(lost)} probes with a shift of exactly 0 in a model are left out of the logs alone."
         )
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _gaps(found: Mapping[str, Any]) -> str:
-    """The shared latents whose decoder rows agree while their effects do not."""
-    gaps = mapping(found.get("gaps"))
-    wanted, sure = items(gaps.get("latents")), items(gaps.get("sure"))
-    limit = number_or_dash(gaps.get("equivalence"))
-    total = (
-        f"{count(len(sure))} of {shown_count(gaps.get('n_known'))} shared latents are gaps for sure: cosine "
-        f"> {number_or_dash(gaps.get('cosine'))}, and the whole intervals of Pearson's r and of "
-        f"Spearman's ρ below {limit}. {count(len(wanted))} have r < {limit} at such a cosine, some of them "
-        f"by the noise of few probes; {shown_count(gaps.get('n_candidates'))} have such a cosine."
-    )
-    if not wanted:
-        return total
-    by_latent = {row.get("latent"): row for row in rows_of(found)}
-    listed = [by_latent[latent] for latent in wanted[:LISTED] if latent in by_latent]
-    body = [
-        [
-            shown_count(row.get("latent")),
-            "yes" if row.get("latent") in sure else "no",
-            number_or_dash(row.get("cosine")),
-            row_bounds(row, "pearson"),
-            row_bounds(row, "spearman"),
-            row_bounds(row, "partial_log"),
-            number_or_dash(row.get("random_pearson")),
-            shown_count(row.get("n_probes")),
-        ]
-        for row in listed
-    ]
-    header = [
-        "Latent",
-        "Sure",
-        "Cosine",
-        "Pearson",
-        "Spearman",
-        "Logs, log f fixed",
-        "random",
-        "Probes",
-    ]
-    table = markdown_grid(header, body, right=range(len(header)))
-    return f"{total} Sure ones first, lowest r first ({count(len(listed))}):\n\n{table}"
 
 
 def _strongest(found: Mapping[str, Any]) -> str:

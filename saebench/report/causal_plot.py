@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 from saebench.record import Record
+from saebench.report.causal_gaps import any_direction_counts, of_any_direction
 from saebench.report.causal_stored import items
 from saebench.report.causal_table import Rows, rows_of
 from saebench.report.digits import count
@@ -35,6 +36,7 @@ COLOURS = {
     "shared": PALETTE[0],
 }
 NULLS = {"random_pearson": "random directions", "mismatched_pearson": "mismatched latents"}
+HOLLOW = "gap, random low too"
 LINE_HEIGHT = 0.045  # of the axis, that a label takes
 NAMES = {"shared": "shared", "other": "other", "base_only": "base only", "chat_only": "chat only"}
 
@@ -54,14 +56,23 @@ def caption(record: Record) -> str:
     found = mapping(record.details.get("causal"))
     gaps = mapping(found.get("gaps"))
     n, sure = (len(items(gaps.get(key))) for key in ("latents", "sure"))
+    low, tested = any_direction_counts(found)
+    null = (
+        f"; in {count(low)} of {count(tested)} a random direction is below it, too"
+        if tested
+        else ""
+    )
     return (
         f"Cosine of both decoder rows against the correlation of both models' shifts, "
-        f"{count(len(_dots(found)))} latents; {count(n)} in the region of gaps, {count(sure)} for sure"
+        f"{count(len(_dots(found)))} latents; {count(n)} in the region of gaps, {count(sure)} for sure{null}"
     )
 
 
 def causal_plot(record: Record) -> Figure:
-    """A dot per latent that has a cosine and a correlation; the gap region is shaded."""
+    """A dot per latent that has a cosine and a correlation; the gap region is shaded.
+
+    Gaps whose null is below the limit as well are hollow: their contexts differ for any direction.
+    """
     found = mapping(record.details.get("causal"))
     dots = _dots(found)
     axes = one_axes(HEIGHT)
@@ -72,8 +83,10 @@ def causal_plot(record: Record) -> Figure:
     axes.set_ylim(low, 1 + MARGIN)
     quiet_grid(axes, "both")
     _gap_region(axes, mapping(found.get("gaps")), low)
+    hollow = {row.get("latent") for row in of_any_direction(found)[0]}
     for name, ink in COLOURS.items():
-        _draw(axes, [row for row in dots if row.get("class") == name], name, ink)
+        mine = [row for row in dots if row.get("class") == name]
+        _draw(axes, mine, f"{NAMES[name]} ({count(len(mine))})", ink, hollow)
     _null_lines(axes, found)
     axes.set_xlabel("cosine of the decoder rows of both models")
     axes.set_ylabel("correlation of both models' shifts (Pearson's r)")
@@ -91,17 +104,18 @@ def causal_plot(record: Record) -> Figure:
     return figure_of(axes)
 
 
-def _draw(axes: Axes, dots: Rows, name: str, ink: str) -> None:
-    if not dots:
-        return
-    style: dict[str, Any] = {"color": ink, "linewidths": 0, "alpha": 0.55, "zorder": 3}
-    axes.scatter(
-        [row["cosine"] for row in dots],
-        [row["pearson"] for row in dots],
-        s=14 if len(dots) <= 1000 else 6,
-        label=f"{NAMES[name]} ({count(len(dots))})",
-        **style,
-    )
+def _draw(axes: Axes, dots: Rows, label: str, ink: str, hollow: Container[object]) -> None:
+    """The dots of one class; the label counts all of them, those drawn hollow have one of their own."""
+    size = 14 if len(dots) <= 1000 else 6
+    full: dict[str, Any] = {"color": ink, "linewidths": 0, "alpha": 0.55, "zorder": 3}
+    ring: dict[str, Any] = {"facecolors": "none", "edgecolors": ink, "linewidths": 0.9, "zorder": 4}
+    rings = [row for row in dots if row.get("latent") in hollow]
+    others = [row for row in dots if row.get("latent") not in hollow]
+    parts = ((others, label, full), (rings, f"{HOLLOW} ({count(len(rings))})", ring))
+    for part, words, style in parts:
+        if part:
+            xs, ys = [row["cosine"] for row in part], [row["pearson"] for row in part]
+            axes.scatter(xs, ys, s=size, label=words, **style)
 
 
 def _null_lines(axes: Axes, found: Mapping[str, Any]) -> None:

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from saebench.activations import ReLU
 from saebench.causal import Probes
 from saebench.causal.results import Latents
 from saebench.measure.causal.ablations import Chosen
 from saebench.measure.causal.subjects import Ablated
 from saebench.passes import Subject
-from tests.test_sae import D_SAE, make
+from saebench.sae import SAE, SAEConfig
+from saebench.sites import parse_site
 
 N, WIDTH = 6, 8
 LATENT = np.array([2, 3, 5, 7, 11, 13])
@@ -76,10 +78,16 @@ def test_latents_without_a_partner_are_left_out_of_the_mismatched_arm_alone():
     assert arms["latent"].at is arms["random"].at is None
 
 
-def test_a_direction_is_what_a_code_of_one_adds_to_the_reconstruction():
-    sae = make("topk", latent_scale=torch.linspace(0.25, 3.0, D_SAE))
-    (found,) = Ablated.of(Subject.at("a", sae, SITE)).directions(torch.arange(D_SAE)).values()
-    nothing = sae.decode(torch.zeros(1, D_SAE))
-    expected = sae.decode(torch.eye(D_SAE)) - nothing
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_direction_is_what_a_code_of_one_adds_to_the_reconstruction(scaled):
+    generator = torch.Generator().manual_seed(0)
+    enc, dec = torch.randn(2, N, WIDTH, generator=generator)
+    scale = torch.linspace(0.25, 3.0, N) if scaled else None
+    cfg = SAEConfig("test", WIDTH, N, WIDTH)
+    sae = SAE(cfg, ReLU(), W_enc=enc.T, W_dec=dec, b_dec=torch.ones(WIDTH), latent_scale=scale)
+    one = Ablated.of(Subject.at("a", sae, parse_site(SITE)))
+    expected = sae.decode(torch.eye(N)) - sae.decode(torch.zeros(1, N))
+    (found,) = one.directions(torch.arange(N)).values()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert float((expected - sae.W_dec).abs().max()) > 0.1
+    (found,) = one.directions(torch.tensor([4, 1])).values()
+    torch.testing.assert_close(found, expected[[4, 1]], rtol=1e-4, atol=1e-5)

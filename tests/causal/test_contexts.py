@@ -154,6 +154,6 @@ def test_merging_sorts_no_more_than_a_block_of_latents_at_a_time(monkeypatch):
     monkeypatch.setattr(
         contexts, "_sorted", lambda *columns: (sorts.append(len(columns[0])), sort(*columns))[1]
     )
-    index._merge()
+    index.probes()
     assert max(sorts) <= 10 * -(-D_SAE // contexts._BLOCKS)
     assert sum(sorts) == 10 * D_SAE

@@ -125,7 +125,6 @@ CAUSAL: tuple[Definition, ...] = (
         "cos > .7 and r < .5 unless configured otherwise; both intervals, since Pearson's alone covers less "
         "than 95 % for heavy-tailed shifts",
         SHARE_OF_LATENTS,
-        version=2,
     ),
     Definition(
         "causal_gap_share_point",
