@@ -190,7 +190,7 @@ CAUSAL: tuple[Definition, ...] = (
     ),
     Definition(
         "causal_effect_over_random",
-        "Latents above a random direction",
+        "Latents that move more than a random direction",
         "share of the main class whose mean KL, averaged over the models ablated, is above that of a random "
         "direction of equal norm on the same probes",
         "fraction of latents",

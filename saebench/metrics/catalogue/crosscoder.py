@@ -74,7 +74,7 @@ _COSINE: Range = (-1.0, 1.0)
 CROSSCODER: tuple[Definition, ...] = (
     _fve("cc_fve_base", "FVE of the base model", _POOLED.format(m="base")),
     _fve("cc_fve_chat", "FVE of the chat model", _POOLED.format(m="chat")),
-    _fve("cc_fve_lowest", "FVE of the model it explains less of", "min(cc_fve_base, cc_fve_chat)"),
+    _fve("cc_fve_lowest", "FVE of the worse explained model", "min(cc_fve_base, cc_fve_chat)"),
     _share("cc_shared", "Shared latents", "0.4 ≤ Δⱼ ≤ 0.6"),
     _share("cc_base_only", "Base-only latents", "Δⱼ ≤ 0.1"),
     _share("cc_chat_only", "Chat-only latents", "Δⱼ ≥ 0.9"),
