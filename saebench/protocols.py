@@ -298,7 +298,8 @@ class CausalProtocol(_Plain):
     Every shared latent that fired is tested, or ``max_latents`` drawn at random where there are more, and
     up to ``n_controls`` of each other class. A probe is a token on which the latent fires, at most one per
     sequence and ``n_probes`` per latent; a latent with fewer than ``min_probes`` has no correlation. A gap is
-    a decoder cosine above ``gap_cosine`` with a correlation below ``gap_equivalence``.
+    a decoder cosine above ``gap_cosine`` with a correlation below ``gap_equivalence``; it is one for sure
+    where the whole intervals of Pearson's r and of Spearman's ρ are below.
     """
 
     max_latents: int = 4096
