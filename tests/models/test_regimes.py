@@ -230,7 +230,9 @@ def overflowing(tmp_path):
 def test_activations_too_large_for_float16_are_refused_with_the_regime_and_the_remedy(tmp_path):
     folder = overflowing(tmp_path)
     for precision in ("fp16", "rtn8+fp16"):
-        with pytest.raises(ModelError, match=r"float16: .*NaN or infinity.*bfloat16 or float32"):
+        with pytest.raises(
+            ModelError, match=r"float16 \(test_act.*\): .*NaN or infinity.*bfloat16 or float32"
+        ):
             load(folder, precision)
     assert logits(load(folder, "bf16"), some_ids()).isfinite().all()
     assert load(folder, "fp32").regime.precision.compute == "float32"
